@@ -1,0 +1,50 @@
+# make demo    a whole downtime window and hot swaps on a local web host, measured
+# make test    lint, types and the whole test suite
+# make lock    renew requirements.txt from pyproject.toml
+# make wheel   what `pip install` installs elsewhere
+# make clean   remove everything that the others made
+
+# Debian's python3 where it is there: the sandbox's application runs on it as any user.
+PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check lock wheel clean
+
+demo: sandbox-packages $(VENV)/ready
+	@$(BIN)/python -m deploytools.sandbox.demo
+
+test: test-packages $(VENV)/ready check
+	@$(BIN)/pytest
+
+check: $(VENV)/ready
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@shellcheck packaging/system-packages .ci/run
+
+$(VENV)/ready: pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+.PHONY: sandbox-packages test-packages
+sandbox-packages:
+	@packaging/system-packages sandbox
+test-packages:
+	@packaging/system-packages test
+
+lock:
+	@$(PYTHON) -m venv $(VENV)/lock
+	@$(VENV)/lock/bin/pip install --quiet uv
+	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --extra dev -o requirements.txt pyproject.toml
+
+wheel: $(VENV)/ready
+	@$(BIN)/python -m build --no-isolation --wheel
+
+clean:
+	@if [ -d .sandbox ] && [ -x $(BIN)/fab ]; then $(BIN)/fab sandbox.down; fi
+	rm -rf .venv .sandbox build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,217 @@
+"""Step -> argv: the only place that spells remote commands; and what their answers mean. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from deploytools.plan import Plan, Step
+from deploytools.saga import Mark, Progress, State
+from deploytools.settings import Settings
+
+# What we wait beyond a host program's own time-out before we call its outcome unknown.
+SLACK = 30.0
+# A migration may take as long as it takes; this only bounds one following of its log.
+FOLLOW = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command on a host.
+
+    Args:
+        argv: program and arguments; whoever sends it quotes each of them.
+        stdin: what the command reads, if anything.
+        timeout: seconds after which we stop waiting for it. The command itself is not ended by that.
+    """
+
+    argv: tuple[str, ...]
+    stdin: bytes | None = None
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The release's archive, put at `path` on the host, whole or not at all."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a host program said.
+
+    Args:
+        mark: ok or failed, with the program's JSON as value.
+        error: what, where, state, next; empty where it went well.
+        exit_code: the program's own, with the meaning of docs/reference.md.
+    """
+
+    mark: Mark
+    error: Mapping[str, str]
+    exit_code: int
+
+
+def program(settings: Settings, name: str, *arguments: str) -> tuple[str, ...]:
+    """The argv of a host program that answers in JSON."""
+    return (f"{settings.tools_dir}/{name}", *arguments, "--json")
+
+
+def switch(settings: Settings, name: str, *arguments: str) -> tuple[str, ...]:
+    """The argv of the maintenance switch, `up` or `down`."""
+    return (f"{settings.webserver.maintenance_dir}/{name}", *arguments, "--json")
+
+
+def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
+    plan: Plan, step: Step, progress: Progress, settings: Settings
+) -> list[Command | Upload]:
+    """Given a step of a plan, return what carries it out on a host."""
+    match step.name:
+        case "lock":
+            return [Command(_acquire(plan, settings))]
+        case "preflight":
+            return [Command(program(settings, "doctor"))]
+        case "stage":
+            return _stage(plan, settings)
+        case "check-migrations":
+            expect = "known" if plan.has("migrate") else "current"
+            check = program(settings, "migrate", "check", "--release", _release(plan), "--expect", expect)
+            return [Command(check, timeout=120)]
+        case "maintenance-on":
+            options = _options(
+                reason=plan.reason, until=plan.until, by=plan.by, run_id=plan.run_id if plan.window else None
+            )
+            return [Command(switch(settings, "down", *options))]
+        case "quiesce":
+            return _hook(plan, settings.hooks.quiesce)
+        case "drain":
+            wait = settings.app.drain_timeout
+            return [Command(program(settings, "drain", "--timeout", str(wait)), timeout=wait + SLACK)]
+        case "backup":
+            return _hook(plan, settings.hooks.backup, timeout=FOLLOW)
+        case "migrate":
+            return [Command(_migrate(plan, progress, settings), timeout=FOLLOW)]
+        case "swap":
+            options = _options(release=plan.release, run_id=plan.run_id)
+            return [Command(program(settings, "swap", *options), timeout=_swap_timeout(settings))]
+        case "swap-back":
+            options = _options(run_id=plan.run_id)
+            back = program(settings, "swap", "--back", *options)
+            return [Command(back, timeout=_swap_timeout(settings))]
+        case "verify":
+            return [Command(program(settings, "verify", "--release", _release(plan)))]
+        case "maintenance-off":
+            options = _options(run_id=plan.run_id if plan.window else None, force=plan.force)
+            return [Command(switch(settings, "up", *options))]
+        case "resume-workers":
+            return _hook(plan, settings.hooks.resume)
+        case "prune":
+            return [Command(program(settings, "release", "prune", "--keep", str(settings.keep_releases)))]
+        case "unlock":
+            return [Command(program(settings, "lock", "release", "--run-id", plan.run_id))]
+    raise ValueError(step.name)
+
+
+def undo(plan: Plan, step: Step, host: str, settings: Settings) -> list[Command | Upload]:
+    """Given a step that was attempted on `host`, return what compensates it; nothing where nothing has to."""
+    match step.name:
+        case "lock":
+            return [Command(program(settings, "lock", "release", "--run-id", plan.run_id))]
+        case "stage":
+            return [Command(program(settings, "release", "discard", _release(plan)))]
+        case "maintenance-on":
+            options = _options(run_id=plan.run_id if plan.window else None)
+            return [Command(switch(settings, "up", *options))]
+        case "quiesce":
+            return _hook(plan, settings.hooks.resume)
+        case "swap":
+            previous = plan.previous(host)
+            if previous is None:
+                return []  # the first release has nothing to go back to
+            # A run id of its own, or the swap would take itself for the one it undoes.
+            options = _options(release=previous, run_id=f"{plan.run_id}-back")
+            return [Command(program(settings, "swap", *options), timeout=_swap_timeout(settings))]
+    raise ValueError(step.name)
+
+
+def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Answer:
+    """Given how a host program ended and what it printed, return what that means.
+
+    Exit codes 2, 3, 5 and 6 promise that the host is as it was before; 7 is done with a rest.
+    """
+    name = argv[0].rsplit("/", 1)[-1]
+    try:
+        value = json.loads(stdout.strip().rsplit("\n", 1)[-1])
+        if not isinstance(value, dict):
+            raise ValueError
+    except ValueError:
+        if exit_code == 0:  # a hook prints what it likes
+            return Answer(Mark(State.OK, {"output": stdout[-2000:]}), {}, 0)
+        return Answer(Mark(State.FAILED), _no_answer(name, exit_code, stdout + stderr), exit_code)
+    error = value.pop("error", {})
+    if value.get("applied") == []:  # a migration that found nothing to do
+        value["unchanged"] = True
+    if exit_code in (0, 7):
+        return Answer(Mark(State.OK, value), error, exit_code)
+    if name != "migrate" and exit_code in (2, 3, 5, 6):
+        value["unchanged"] = True
+    return Answer(Mark(State.FAILED, value), error, exit_code)
+
+
+def _no_answer(name: str, exit_code: int, output: str) -> dict[str, str]:
+    last = output.strip()[-2000:] or "it printed nothing"
+    if exit_code in (126, 127):
+        return {"what": f"{name} is not installed: {last}", "next": "fab setup"}
+    if "sudo:" in output:
+        return {"what": f"{name} may not use sudo: {last}", "next": "fab setup"}
+    return {"what": f"{name} ended with exit code {exit_code}: {last}", "next": "fab status"}
+
+
+def _acquire(plan: Plan, settings: Settings) -> tuple[str, ...]:
+    options = _options(
+        run_id=plan.run_id,
+        by=plan.by,
+        laptop=plan.laptop,
+        operation=plan.operation,
+        release=plan.release,
+        reason=plan.reason,
+    )
+    return program(settings, "lock", "acquire", *options)
+
+
+def _stage(plan: Plan, settings: Settings) -> list[Command | Upload]:
+    path = f"{settings.root}/releases/.upload-{_release(plan)}.tar.gz"
+    shared = [argument for name in settings.shared for argument in ("--shared", name)]
+    stage = program(
+        settings,
+        "release", "stage", _release(plan), "--archive", path, "--sha256", plan.digest or "", *shared,
+    )  # fmt: skip
+    return [Upload(path), Command(stage, timeout=600)]
+
+
+def _migrate(plan: Plan, progress: Progress, settings: Settings) -> tuple[str, ...]:
+    target = ",".join(progress.value("check-migrations", plan.lock_host).get("target", ()))
+    return program(settings, "migrate", "run", plan.run_id, "--release", _release(plan), "--target", target)
+
+
+def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command | Upload]:
+    if not command:
+        return []
+    variables = [f"DEPLOYTOOLS_RUN_ID={plan.run_id}", f"DEPLOYTOOLS_RELEASE={plan.release or ''}"]
+    return [Command(("env", *variables, "sh", "-c", command), timeout=timeout)]
+
+
+def _options(**options: str | None) -> list[str]:
+    """`run_id="x"` -> `--run-id=x`, in one word so that a value may begin with a dash."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+
+
+def _release(plan: Plan) -> str:
+    if plan.release is None:
+        raise ValueError(f"{plan.operation} has no release")
+    return plan.release
+
+
+def _swap_timeout(settings: Settings) -> float:
+    return settings.app.start_timeout + settings.app.drain_timeout + SLACK

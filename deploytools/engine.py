@@ -1,0 +1,251 @@
+"""The loop: decide -> journal the intent -> act on the hosts -> journal the outcome.
+
+The engine knows no step by name. What comes next is `saga`'s to say, how it is spelt is `commands`'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from deploytools import commands, journal
+from deploytools.commands import Answer, Command, Upload
+from deploytools.errors import OperationFailed
+from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
+from deploytools.journal import Journal, Record
+from deploytools.plan import Plan, Step
+from deploytools.remote import Remote
+from deploytools.saga import Act, End, Mark, Progress, State, TurnBack, decide
+from deploytools.settings import Settings
+
+# How long an operation keeps asking a host that it lost in the middle of a step, in seconds.
+RECONNECT = 60.0
+# Between two such attempts, in seconds.
+RETRY = 0.5
+
+
+class Reporter(Protocol):
+    """What the engine tells while it works."""
+
+    def step(self, plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool) -> None:
+        """A step begins on these hosts."""
+
+    def answer(self, step: Step, host: str, answer: Answer, seconds: float) -> None:
+        """A host is done with the step, one way or the other."""
+
+    def line(self, host: str, text: str) -> None:
+        """A host program says something while it runs."""
+
+    def note(self, text: str) -> None:
+        """Anything else worth knowing."""
+
+
+@dataclass
+class Stop:
+    """What Ctrl-C sets: the first asks to stop after the barrier in hand, the second stops waiting."""
+
+    asked: bool = False
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+    def press(self) -> None:
+        """Count one Ctrl-C."""
+        if self.asked:
+            self.cancel.set()
+        self.asked = True
+
+
+@dataclass
+class Engine:
+    """Carries out one plan.
+
+    Args:
+        archive: the packed release; None where the plan ships nothing or a run is resumed.
+        stop: set by the operator's Ctrl-C.
+        clock: monotonic seconds.
+        wait: waits the given seconds, or less when something happens.
+    """
+
+    plan: Plan
+    settings: Settings
+    fleet: Fleet
+    journal: Journal
+    reporter: Reporter
+    stop: Stop
+    clock: Callable[[], float]
+    wait: Callable[[float], object]
+    archive: Path | None = None
+
+    def attach(self) -> None:
+        """Write to the lock host from the start: a resumed run holds its lock already."""
+        self.journal.store = self._store
+
+    def run(self) -> Progress:
+        """Carry the plan on from wherever its journal stands until it ends or is interrupted.
+
+        The progress that is returned has no verdict where the operator interrupted it.
+        Raises JournalLost where an intent can't be made durable: then nothing more is done.
+        """
+        progress = journal.fold(self.journal.records)
+        while True:
+            action = decide(self.plan, progress)
+            if isinstance(action, End):
+                return self._record(progress, journal.end(action.verdict), flush=True)
+            if self.stop.asked:
+                self.journal.append(journal.interrupted())
+                with contextlib.suppress(JournalLost):  # it only explains; the intents are there
+                    self._flush()
+                return progress
+            if isinstance(action, TurnBack):
+                self.reporter.note(f"{action.because}; undoing")
+                progress = self._record(progress, journal.turn_back(action.because))
+            else:
+                progress = self._carry_out(progress, action)
+
+    def _carry_out(self, progress: Progress, act: Act) -> Progress:
+        step, undo = act.step, act.undo
+        progress = self._record(progress, journal.intent(step.name, act.hosts, undo=undo), flush=True)
+        self.reporter.step(self.plan, step, act.hosts, undo=undo)
+        begun = self.clock()
+        answers = self._ask(progress, act)
+        for host in act.hosts:
+            seconds = self.clock() - begun
+            self.reporter.answer(step, host, answers[host], seconds)
+            record = journal.outcome(step.name, host, answers[host], undo=undo, seconds=seconds)
+            progress = self._record(progress, record)
+        if step.name == "lock" and not undo and answers[self.plan.lock_host].mark.state is State.OK:
+            self.attach()
+        return progress
+
+    def _ask(self, progress: Progress, act: Act) -> dict[str, Answer]:
+        """Run the step on its hosts; ask again where the link was lost, until RECONNECT has passed.
+
+        Asking again is safe because host programs are idempotent under the run id.
+        """
+        answers: dict[str, Answer] = {}
+        todo = {host: self._todo(progress, act, host) for host in act.hosts}
+        left: tuple[str, ...] = act.hosts
+        deadline = self.clock() + RECONNECT
+        asked: set[str] = set()
+        while left:
+            outcomes = self.fleet.map(lambda remote: self._run(remote, todo[remote.name]), hosts=left)
+            again = []
+            for host, outcome in outcomes.items():
+                answer = _answer(outcome, sent_before=host in asked)
+                if answer is not None:
+                    answers[host] = answer
+                elif self.stop.cancel.is_set() or self.clock() >= deadline:
+                    answers[host] = _unknown(outcome)
+                else:
+                    again.append(host)
+            asked.update(again)
+            left = tuple(again)
+            if left:
+                self.reporter.note(f"lost {', '.join(left)}; asking again")
+                self.wait(RETRY)
+        return answers
+
+    def _todo(self, progress: Progress, act: Act, host: str) -> list[Command | Upload]:
+        if act.undo:
+            return commands.undo(self.plan, act.step, host, self.settings)
+        return commands.do(self.plan, act.step, progress, self.settings)
+
+    def _run(self, remote: Remote, todo: Sequence[Command | Upload]) -> Answer:
+        """Run a step's commands on one host, up to the first that fails; the last one's answer counts."""
+        answer = Answer(Mark(State.OK, {"message": "nothing to do"}), {}, 0)
+        for item in todo:
+            if isinstance(item, Upload):
+                if self.archive is None:
+                    return _failed("the release was not uploaded before the run was interrupted")
+                remote.upload(self.archive, item.path, 0o644)
+                continue
+            answer = run(remote, item, on_line=lambda text: self.reporter.line(remote.name, text))
+            if answer.mark.state is not State.OK:
+                break
+        return answer
+
+    def _record(self, progress: Progress, record: Record, *, flush: bool = False) -> Progress:
+        self.journal.append(record)
+        if flush:
+            self._flush()
+        return journal.advance(progress, record)
+
+    def _flush(self) -> None:
+        deadline = self.clock() + RECONNECT
+        while True:
+            try:
+                return self.journal.flush()
+            except StoreLost as error:
+                if self.stop.cancel.is_set() or self.clock() >= deadline:
+                    raise JournalLost(
+                        f"the journal on {self.plan.lock_host} can't be written: {error}",
+                        where=self.plan.lock_host,
+                    ) from error
+                self.wait(RETRY)
+
+    def _store(self, lines: Sequence[str], expect: int) -> None:
+        command = Command(
+            commands.program(self.settings, "journal", "append", self.plan.run_id, "--expect", str(expect)),
+            stdin="".join(line + "\n" for line in lines).encode(),
+        )
+        outcome = self.fleet.map(lambda remote: self._run(remote, [command]), hosts=(self.plan.lock_host,))[
+            self.plan.lock_host
+        ]
+        if not isinstance(outcome, Ok):
+            raise StoreLost(str(outcome))
+        if outcome.value.mark.state is not State.OK:
+            raise StoreLost(outcome.value.error.get("what", "it failed"))
+
+
+def run(remote: Remote, command: Command, on_line: Callable[[str], None] | None = None) -> Answer:
+    """Run a host program and read its answer. Raises what Remote.run raises."""
+    result = remote.run(command, on_line)
+    return commands.read(command.argv, result.exit_code, result.stdout, result.stderr)
+
+
+class StoreLost(Exception):
+    """One attempt to write the journal on the lock host did not succeed."""
+
+
+class JournalLost(OperationFailed):
+    """What happens next can't be made durable, so nothing more may happen."""
+
+
+def _answer(outcome: Outcome[Answer], *, sent_before: bool) -> Answer | None:
+    """What an outcome says of the step; None where the host has to be asked (again)."""
+    match outcome:
+        case Ok(value):
+            return value
+        case Failed(error):
+            return _failed(str(error))
+        case Unreached(error) if not sent_before:
+            return _failed(f"could not be reached: {error}", exit_code=6)
+    return None
+
+
+def _failed(what: str, exit_code: int = 3) -> Answer:
+    return Answer(Mark(State.FAILED, {"unchanged": True}), {"what": what}, exit_code)
+
+
+def _unknown(outcome: Outcome[Answer]) -> Answer:
+    what = f"no answer, so nobody knows whether it happened: {_error(outcome)}"
+    return Answer(Mark(State.UNKNOWN), {"what": what}, 4)
+
+
+def _error(outcome: Outcome[Answer]) -> Exception | None:
+    match outcome:
+        case Lost(error) | Unreached(error) | Failed(error):
+            return error
+    return None
+
+
+def answers_of(records: Sequence[Record]) -> Mapping[tuple[str, str, bool], Record]:
+    """Given a run's records, return the newest outcome by (step, host, undo)."""
+    return {
+        (record["step"], record["host"], record["undo"]): record
+        for record in records
+        if record["kind"] == "outcome"
+    }

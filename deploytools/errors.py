@@ -1,0 +1,93 @@
+"""Every way in which an operation can end badly: one tree, one exit code each.
+
+An error says what went wrong, where, what state that leaves, and what to type next.
+The exit codes are listed in docs/reference.md, with a runbook entry each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class DeployError(Exception):
+    """Base of all errors that a person is meant to read.
+
+    Args:
+        what: what went wrong, one sentence without a full stop.
+        where: a host, a file or a dotted settings path; one of several lines at most.
+        state: what the site and the hosts are left in.
+        next: the command to type next, or what to mend first.
+        details: further lines, for instance one per host.
+    """
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        state: str | None = None,
+        next: str | None = None,
+        details: Sequence[str] = (),
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.state = state
+        self.next = next
+        self.details = tuple(details)
+
+
+class UsageError(DeployError):
+    """Bad input: an argument, a setting, a missing tool on the laptop. Nothing was touched."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """fabric.yaml or a FABRIC_DEPLOY_* variable is wrong; `details` has a line per problem."""
+
+
+class OperationFailed(DeployError):
+    """It failed, and the site is up on what it ran before."""
+
+    exit_code = 3
+
+
+class InMaintenance(DeployError):
+    """The site (or a part of it) is still in maintenance and needs the operator."""
+
+    exit_code = 4
+
+
+class LockHeld(DeployError):
+    """Somebody else is deploying."""
+
+    exit_code = 5
+
+
+class Unreachable(DeployError):
+    """A host could not be reached; nothing was changed."""
+
+    exit_code = 6
+
+
+class HostKeyRejected(Unreachable):
+    """The host's key is unknown or has changed; nothing was sent to it."""
+
+
+class Unfinished(DeployError):
+    """The new version serves everywhere, but something is left over that could not be finished.
+
+    For instance an old generation that still has a request in it past the drain deadline.
+    """
+
+    exit_code = 7
+
+
+class Interrupted(DeployError):
+    """Stopped by the operator at a point from which it can be resumed."""
+
+    exit_code = 130

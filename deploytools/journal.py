@@ -1,0 +1,176 @@
+"""The memory of a run: append-only JSON lines, fsynced, kept on the lock host and mirrored on the laptop.
+
+fold() turns records back into Progress: that, and the plan in the first record, is all that another
+laptop needs to go on with a run or to back out of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from deploytools.commands import Answer
+from deploytools.plan import Plan
+from deploytools.saga import Mark, Progress, State, Verdict
+
+Record = Mapping[str, Any]
+# Puts lines on the lock host, at position `expect` (the number of lines that are there already).
+Store = Callable[[Sequence[str], int], None]
+
+
+def begin(plan: Plan) -> Record:
+    return {"kind": "begin", "plan": asdict(plan)}
+
+
+def intent(step: str, hosts: Sequence[str], *, undo: bool) -> Record:
+    return {"kind": "intent", "step": step, "hosts": list(hosts), "undo": undo}
+
+
+def outcome(step: str, host: str, answer: Answer, *, undo: bool, seconds: float) -> Record:
+    return {
+        "kind": "outcome",
+        "step": step,
+        "host": host,
+        "undo": undo,
+        "state": answer.mark.state.value,
+        "value": dict(answer.mark.value),
+        "error": dict(answer.error),
+        "exit_code": answer.exit_code,
+        "seconds": round(seconds, 3),
+    }
+
+
+def turn_back(because: str) -> Record:
+    return {"kind": "turn-back", "because": because}
+
+
+def resumed(by: str, laptop: str) -> Record:
+    return {"kind": "resumed", "by": by, "laptop": laptop}
+
+
+def interrupted() -> Record:
+    return {"kind": "interrupted"}
+
+
+def end(verdict: Verdict) -> Record:
+    return {"kind": "end", "verdict": verdict.value}
+
+
+def fold(records: Iterable[Record]) -> Progress:
+    """Given a run's records, return how far it came."""
+    progress = Progress()
+    for record in records:
+        progress = advance(progress, record)
+    return progress
+
+
+def advance(progress: Progress, record: Record) -> Progress:
+    """Given the progress so far and one more record, return the progress after it."""
+    match record["kind"]:
+        case "intent":
+            for host in record["hosts"]:
+                progress = progress.with_mark(record["step"], host, Mark(State.INTENDED), undo=record["undo"])
+        case "outcome":
+            mark = Mark(State(record["state"]), record["value"])
+            progress = progress.with_mark(record["step"], record["host"], mark, undo=record["undo"])
+        case "turn-back":
+            progress = replace(progress, reverting=True, because=record["because"])
+        case "resumed":
+            progress = progress.forget_failures()
+        case "end":
+            progress = replace(progress, verdict=Verdict(record["verdict"]))
+    return progress
+
+
+def plan_of(records: Sequence[Record]) -> Plan:
+    """Given a run's records, return the plan it follows. Raises ValueError where the first isn't one."""
+    from pydantic import TypeAdapter
+
+    if not records or records[0]["kind"] != "begin":
+        raise ValueError("a journal begins with its plan")
+    return TypeAdapter(Plan).validate_python(records[0]["plan"])
+
+
+@dataclass
+class Journal:
+    """Where the records of one run go.
+
+    An append is on the laptop's disk when it returns, and on the lock host's after the next flush():
+    so the outcome of one step and the intent of the next share a round trip.
+
+    Args:
+        mirror: the file on the laptop.
+        clock: seconds since the epoch.
+        records: what is there already, where a run is resumed.
+        stored: how many of them the lock host has.
+    """
+
+    mirror: Path
+    clock: Callable[[], float]
+    records: list[Record] = field(default_factory=list)
+    store: Store | None = None
+    stored: int = 0
+
+    def append(self, *records: Record) -> None:
+        """Write `records` to the mirror, fsynced. Raises OSError."""
+        stamped = [{"at": round(self.clock(), 3), **record} for record in records]
+        self.mirror.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self.mirror.open("a") as file:
+            file.writelines(_line(record) + "\n" for record in stamped)
+            file.flush()
+            os.fsync(file.fileno())
+        self.records += stamped
+
+    def flush(self) -> None:
+        """Give the lock host what it doesn't have yet, in one round trip. Raises what `store` raises."""
+        if self.store is not None and self.stored < len(self.records):
+            self.store([_line(record) for record in self.records[self.stored :]], self.stored)
+            self.stored = len(self.records)
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a run measured of itself, in seconds; None where it did not come to that."""
+
+    started: float
+    ended: float | None
+    downtime: float | None
+    migration: float | None
+
+
+def times(records: Sequence[Record]) -> Times:
+    """Given a run's records, return its times.
+
+    Downtime runs from the moment the first host was told to go down until the last was proved up
+    again: an upper bound of what a visitor could see.
+    """
+
+    def moments(kind: str, step: str, undo: bool) -> list[float]:
+        return [
+            record["at"]
+            for record in records
+            if (record["kind"], record.get("step"), record.get("undo")) == (kind, step, undo)
+        ]
+
+    downs = moments("intent", "maintenance-on", False)
+    ups = moments("outcome", "maintenance-off", False) + moments("outcome", "maintenance-on", True)
+    migration = [
+        record["value"]["seconds"]
+        for record in records
+        if record["kind"] == "outcome" and record["step"] == "migrate" and "seconds" in record["value"]
+    ]
+    ended = [record["at"] for record in records if record["kind"] == "end"]
+    return Times(
+        started=records[0]["at"],
+        ended=ended[-1] if ended else None,
+        downtime=max(ups) - min(downs) if ups and downs else None,
+        migration=migration[-1] if migration else None,
+    )

@@ -1,0 +1,39 @@
+"""Times as an operator types them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+from deploytools.errors import UsageError
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_until(text: str, now: datetime | None = None) -> str:
+    """Given +30m, HH:MM (the next one, in the laptop's time zone) or ISO 8601, return it as ISO 8601.
+
+    Raises UsageError for anything else, and for a moment that has passed.
+    """
+    now = (now or datetime.now(timezone.utc)).astimezone()
+    moment = _parse(text, now)
+    if moment is None:
+        raise UsageError(
+            f"can't read the time {text!r}", where="--until", next="use +30m, 14:30 or 2026-01-31T14:30+01:00"
+        )
+    if moment <= now:
+        raise UsageError(f"{text} has passed already", where="--until")
+    return moment.isoformat(timespec="seconds")
+
+
+def _parse(text: str, now: datetime) -> datetime | None:
+    if match := re.fullmatch(r"\+(\d{1,6})([smhd])", text):
+        return now + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if match := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text):
+        moment = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
+        return moment if moment > now else moment + timedelta(days=1)
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment.astimezone() if moment.tzinfo is None else moment

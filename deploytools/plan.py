@@ -1,0 +1,262 @@
+"""What an operation consists of, as data. Pure: nothing here touches a host.
+
+A plan is compared with ==, printed by --plan, journaled, resumed and compensated from the same
+objects. The steps' order and kinds are the table "The window" of docs/design.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from deploytools.errors import UsageError
+from deploytools.settings import Settings
+
+
+class Scope(str, Enum):
+    """Where a step runs."""
+
+    ONCE = "once"
+    EACH = "each"
+    ROLLING = "rolling"
+
+
+class Kind(str, Enum):
+    """What a failure of a step means for the steps before it."""
+
+    READ_ONLY = "read-only"
+    COMPENSATED = "compensated"
+    PIVOT = "pivot"
+    RETRIABLE = "retriable"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan; a barrier: the next begins when every host is done with it.
+
+    Args:
+        name: what `commands` knows it by.
+        title: what a person reads.
+        undo: what compensates it, in words; None where nothing has to.
+        batch: with Scope.ROLLING, how many hosts at a time.
+        required: False where a failure is told but stops nothing.
+        undo_required: False where a failed compensation leaves nothing worse than litter.
+    """
+
+    name: str
+    title: str
+    scope: Scope
+    kind: Kind
+    undo: str | None = None
+    batch: int = 0
+    required: bool = True
+    undo_required: bool = True
+
+
+@dataclass(frozen=True)
+class Target:
+    """One host, and the release it served when the plan was made (None: nothing yet)."""
+
+    host: str
+    release: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An operation: what, where, by whom, and its steps.
+
+    Args:
+        operation: the task, as typed: deploy, hotswap, rollback, maint-down, maint-up.
+        run_id: names this run everywhere: lock, journal, migration, window.
+        lock_host: holds the lock and the journal; `once` steps run there.
+        release: the release to activate; None where none changes.
+        digest: SHA-256 of the release's archive; None where nothing is shipped.
+        until: when the operator expects the window to end, ISO 8601; None if not said.
+        window: True where maintenance belongs to this run alone.
+    """
+
+    operation: str
+    run_id: str
+    application: str
+    targets: tuple[Target, ...]
+    lock_host: str
+    steps: tuple[Step, ...]
+    by: str
+    laptop: str
+    release: str | None = None
+    digest: str | None = None
+    reason: str | None = None
+    until: str | None = None
+    window: bool = False
+    force: str | None = None
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return tuple(target.host for target in self.targets)
+
+    def hosts_of(self, step: Step) -> tuple[str, ...]:
+        """The hosts that `step` runs on, in the order of the settings."""
+        return (self.lock_host,) if step.scope is Scope.ONCE else self.hosts
+
+    def previous(self, host: str) -> str | None:
+        """The release that `host` served when the plan was made."""
+        return next((target.release for target in self.targets if target.host == host), None)
+
+    def has(self, name: str) -> bool:
+        return any(step.name == name for step in self.steps)
+
+
+LOCK = Step("lock", "take the lock", Scope.ONCE, Kind.COMPENSATED, undo="release the lock")
+PREFLIGHT = Step("preflight", "check the hosts", Scope.EACH, Kind.READ_ONLY)
+STAGE = Step(
+    "stage",
+    "stage the release",
+    Scope.EACH,
+    Kind.COMPENSATED,
+    undo="discard the release",
+    undo_required=False,
+)
+CHECK_MIGRATIONS = Step("check-migrations", "look for pending migrations", Scope.ONCE, Kind.READ_ONLY)
+MAINTENANCE_ON = Step(
+    "maintenance-on", "maintenance on, proved", Scope.EACH, Kind.COMPENSATED, undo="maintenance off, proved"
+)
+QUIESCE = Step("quiesce", "quiesce workers", Scope.EACH, Kind.COMPENSATED, undo="resume workers")
+DRAIN = Step("drain", "drain requests in flight", Scope.EACH, Kind.READ_ONLY)
+BACKUP = Step("backup", "back up", Scope.ONCE, Kind.READ_ONLY)
+MIGRATE = Step("migrate", "migrate the schema", Scope.ONCE, Kind.PIVOT)
+SWAP = Step(
+    "swap", "activate and hot-swap", Scope.EACH, Kind.COMPENSATED, undo="swap back to the release before"
+)
+SWAP_BACK = Step("swap-back", "swap back to the warm generation", Scope.EACH, Kind.RETRIABLE)
+VERIFY = Step("verify", "verify behind the maintenance page", Scope.EACH, Kind.RETRIABLE)
+MAINTENANCE_OFF = Step("maintenance-off", "maintenance off, proved", Scope.EACH, Kind.PIVOT)
+RESUME_WORKERS = Step("resume-workers", "resume workers", Scope.EACH, Kind.RETRIABLE)
+PRUNE = Step("prune", "prune old releases", Scope.EACH, Kind.RETRIABLE, required=False)
+UNLOCK = Step("unlock", "release the lock", Scope.ONCE, Kind.RETRIABLE, required=False)
+
+
+def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True) -> Plan:
+    """Given who and what, return the whole window; `ship` is False where the release is on the hosts."""
+    hooks, migrate = settings.hooks, settings.migrate is not None
+    return _with(
+        base,
+        [
+            LOCK,
+            PREFLIGHT,
+            ship and STAGE,
+            migrate and CHECK_MIGRATIONS,
+            MAINTENANCE_ON,
+            hooks.quiesce and QUIESCE,
+            DRAIN,
+            hooks.backup and BACKUP,
+            migrate and MIGRATE,
+            SWAP,
+            VERIFY,
+            MAINTENANCE_OFF,
+            hooks.resume and RESUME_WORKERS,
+            PRUNE,
+            UNLOCK,
+        ],
+        window=True,
+    )
+
+
+def rolling_plan(base: Plan, settings: Settings, *, batch: int = 1, ship: bool = True) -> Plan:
+    """Given who and what, return a deploy without downtime, `batch` hosts at a time."""
+    return _with(
+        base,
+        [
+            LOCK,
+            PREFLIGHT,
+            ship and STAGE,
+            settings.migrate is not None and CHECK_MIGRATIONS,
+            replace(SWAP, scope=Scope.ROLLING, batch=batch),
+            PRUNE,
+            UNLOCK,
+        ],
+    )
+
+
+def hotswap_plan(base: Plan, *, batch: int = 1, back: bool = False) -> Plan:
+    """Given who, return a swap on the release that each host has, or back to the warm generation."""
+    title = "hot-swap the application"
+    swap = replace(SWAP, scope=Scope.ROLLING, batch=batch, title=title, undo=None, kind=Kind.RETRIABLE)
+    return _with(base, [LOCK, SWAP_BACK if back else swap, UNLOCK])
+
+
+def maintenance_plan(base: Plan, *, down: bool, drain: bool = False) -> Plan:
+    """Given who and why, return the plan of maint-down or maint-up."""
+    return _with(base, [LOCK, MAINTENANCE_ON if down else MAINTENANCE_OFF, drain and DRAIN, UNLOCK])
+
+
+def rollback_target(on_hosts: Mapping[str, Mapping[str, Any]], wanted: str | None) -> str:
+    """Given what `release list` says of every host, return the release to go back to.
+
+    Without `wanted` that is the newest one that every host has and that is older than the current one.
+    Raises UsageError where there is none, naming those that there are.
+    """
+    lists = [[item["id"] for item in listed["releases"]] for listed in on_hosts.values()]
+    everywhere = sorted(set.intersection(*map(set, lists)))
+    current = {item["id"] for listed in on_hosts.values() for item in listed["releases"] if item["current"]}
+    older = [name for name in everywhere if not current or name < min(current)]
+    target = wanted or (older[-1] if older else None)
+    if target is None or target not in everywhere:
+        raise UsageError(
+            f"{wanted or 'an earlier release'} is not on every host",
+            where="--to",
+            state="nothing was changed",
+            next=f"on every host: {', '.join(everywhere) or 'none'}",
+        )
+    return target
+
+
+def batch_size(text: str, hosts: int) -> int:
+    """Given `--batch` as N or P%, return a number of hosts from 1 to `hosts`.
+
+    Raises ValueError for anything else.
+    """
+    number = int(text.removesuffix("%"))
+    if number < 1 or (text.endswith("%") and number > 100):
+        raise ValueError(text)
+    if text.endswith("%"):
+        number = hosts * number // 100
+    return max(1, min(number, hosts))
+
+
+def describe(plan: Plan) -> list[str]:
+    """Return the lines that --plan prints: steps, hosts, and what happens when one fails."""
+    lines = [f"{plan.operation} of {plan.application}, run {plan.run_id}"]
+    if plan.release:
+        lines.append(f"  release  {plan.release}")
+    for target in plan.targets:
+        lines.append(f"  host     {target.host} (serves {target.release or 'nothing yet'})")
+    lines.append(f"  lock on  {plan.lock_host}")
+    lines.append("")
+    for number, step in enumerate(plan.steps, 1):
+        where = {
+            Scope.ONCE: f"on {plan.lock_host}",
+            Scope.EACH: "on every host at once",
+            Scope.ROLLING: f"{step.batch} host{'s' if step.batch > 1 else ''} at a time",
+        }[step.scope]
+        lines.append(f"{number:3}. {step.title}, {where}" + (f"  [undo: {step.undo}]" if step.undo else ""))
+    lines.append("")
+    lines += policy(plan)
+    return lines
+
+
+def policy(plan: Plan) -> list[str]:
+    """Return the plan's failure policy in words; `saga` is the policy itself."""
+    undoing = [step.undo for step in reversed(plan.steps) if step.undo]
+    lines = [f"If a step fails: {', '.join(undoing)}; the site stays up on what it ran before (exit code 3)."]
+    if plan.has(MIGRATE.name):
+        lines.append(
+            "Once the migration may have changed the schema there is no way back: a failure then holds "
+            "the maintenance page, says where each host stands, and waits for `fab deploy --resume` (exit code 4)."
+        )
+    return lines
+
+
+def _with(base: Plan, steps: Sequence[Step | str | bool | None], *, window: bool = False) -> Plan:
+    return replace(base, steps=tuple(step for step in steps if isinstance(step, Step)), window=window)

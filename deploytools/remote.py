@@ -1,0 +1,400 @@
+"""One host over SSH: the sole user of fabric.Connection; with the parts in `ssh`, of paramiko.
+
+Where a host is, who logs in and with which key is ssh's to say (ssh/options). Host keys are always
+verified (ssh/login), nothing here waits without a limit, and a command whose end we did not see raises
+OutcomeUnknown: it is never taken for failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import posixpath
+import secrets
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+from fabric import Config, Connection
+from paramiko import Channel, ChannelException, SFTPClient, SSHException, Transport
+
+from deploytools.errors import OperationFailed, Unreachable, UsageError
+from deploytools.ssh import channel as channels
+from deploytools.ssh import login, options
+from deploytools.ssh.options import SshOptions
+from deploytools.ssh.routes import Gateways, proxy_command
+
+if TYPE_CHECKING:
+    from deploytools.commands import Command
+
+# Seconds to connect, where neither the caller nor ssh_config says.
+CONNECT = 10.0
+# Seconds beyond a command's own time-out after which the connection is closed under whoever still hangs.
+GRACE = 10.0
+# Seconds for one upload.
+UPLOAD = 900.0
+
+# What the end of a connection looks like.
+BROKEN = (SSHException, EOFError, OSError)
+# paramiko logs tracebacks, and Python prints what nobody handles.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+class Address(Protocol):
+    """A host as settings.Host describes it; str() is its name in every message and result."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def user(self) -> str | None: ...
+    @property
+    def port(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended.
+
+    Args:
+        exit_code: the command's own; -1 where a signal killed it.
+        stdout, stderr: what it printed, as UTF-8; bytes that are none are replaced.
+        seconds: from sending it to its end.
+    """
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+class OutcomeUnknown(Exception):
+    """A command was sent and we did not see its end: the host has to be asked what became of it.
+
+    Args:
+        host: the host's name.
+        command: what was sent; None for an upload.
+        what: what happened, one sentence.
+    """
+
+    def __init__(self, host: str, command: Command | None, what: str) -> None:
+        super().__init__(what)
+        self.host, self.command = host, command
+
+
+class LinkLost(OutcomeUnknown):
+    """The connection died while the command ran."""
+
+
+class StillRunning(OutcomeUnknown):
+    """Our time-out passed; the command goes on."""
+
+
+class Remote:
+    """One host. For one thread at a time, except `close`, which frees a thread that hangs.
+
+    Args:
+        host: where to; what it leaves open (user, port) is for ssh_config to say.
+        ssh_config: read instead of ~/.ssh/config and /etc/ssh/ssh_config.
+        connect_timeout: seconds for each step of connecting; ssh_config's or 10 where None.
+        gateways: the jump hosts to share with other remotes; its own where None.
+    """
+
+    def __init__(
+        self,
+        host: Address,
+        ssh_config: Path | None = None,
+        connect_timeout: float | None = None,
+        gateways: Gateways | None = None,
+        *,
+        jump: str | None = None,
+        behind: tuple[str, ...] = (),
+    ) -> None:
+        self.name = str(host)
+        # How many commands and uploads were begun: tells whether a host may have changed.
+        self.sent = 0
+        self._host, self._ssh_config, self._jump, self._behind = host, ssh_config, jump, behind
+        self._timeout = connect_timeout
+        self._gateways = gateways or Gateways()
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._cleanup = contextlib.ExitStack()
+        self._unfinished: list[Channel] = []
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is open, as far as this side can know."""
+        connection = self._connection
+        return connection is not None and bool(connection.is_connected)
+
+    def open(self) -> None:
+        """Connect, where there is no connection or the last one has died.
+
+        Raises Unreachable, HostKeyRejected, or UsageError for a broken ssh_config. No command was sent then.
+        """
+        if self.alive:
+            return
+        self.close()
+        how = options.resolve(
+            self._host.host, self._host.user, self._host.port, config=self._ssh_config, jump=self._jump
+        )
+        timeout = self._timeout or how.connect_timeout or CONNECT
+        with contextlib.ExitStack() as undo:
+            try:
+                connection = self._connect(how, timeout, undo)
+            except BROKEN as error:
+                raise login.unreachable(error, self.name, how, timeout) from error
+            with self._lock:
+                self._connection, self._cleanup = connection, undo.pop_all()
+
+    def close(self) -> None:
+        """Close the connection, at once: nothing is sent that a dead link could hold up."""
+        with self._lock:
+            self._connection = None
+            cleanup, self._cleanup = self._cleanup, contextlib.ExitStack()
+        cleanup.close()
+        self._unfinished.clear()
+
+    def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+        """Run a command and return how it ended, whatever its exit code.
+
+        A connection that died in the meantime is opened anew, once, before anything is sent.
+
+        Args:
+            on_line: called with each line of its stderr as it comes.
+
+        Raises Unreachable where it was not sent, LinkLost or StillRunning where it was.
+        """
+        line = _shell_line(command.argv)
+        channel = self._session()
+        begun = time.monotonic()
+        with self._limit(command.timeout + GRACE):
+            self.sent += 1
+            try:
+                channel.exec_command(line)
+                stdin = command.stdin or b""
+                stdout, stderr = channels.converse(channel, stdin, begun + command.timeout, on_line)
+            except channels.TimeUp as late:
+                # Not closed: that would take away the command's stdout, and SIGPIPE kills.
+                self._unfinished.append(channel)
+                what = (
+                    f"{command.argv[0]} on {self.name} is not done after {command.timeout:g} s, and goes on"
+                )
+                raise StillRunning(self.name, command, what) from late
+            except BROKEN as error:
+                if not self._answers():
+                    raise self._link_lost(command) from error
+                if isinstance(error, SSHException):
+                    raise OperationFailed(
+                        f"{self.name} refuses to run a command: {error}",
+                        where=self.name,
+                        state=f"{command.argv[0]} was not run",
+                        next="look at the login shell there, and at ForceCommand in its sshd_config",
+                    ) from error
+                raise
+            code, whole = channel.recv_exit_status(), channel.eof_received
+            channel.close()
+            # No exit code: a signal killed it, or the link went. No end of file: output may be missing.
+            if (code == -1 or not whole) and not self._answers():
+                raise self._link_lost(command)
+        seconds = time.monotonic() - begun
+        return Result(code, stdout.decode(errors="replace"), stderr.decode(errors="replace"), seconds)
+
+    def upload(self, local: Path, remote_path: str, mode: int = 0o644, timeout: float = UPLOAD) -> None:
+        """Put a local file at `remote_path`, whole or not at all.
+
+        Raises UsageError where it can't be read here, OperationFailed where it can't be written there,
+        Unreachable, or LinkLost (then a temporary file may be left beside it).
+        """
+        try:
+            source = local.open("rb")
+        except OSError as error:
+            raise UsageError(f"{local} can't be read: {error.strerror}", where=str(local)) from error
+        with source:
+            self._upload(source, remote_path, mode, timeout)
+
+    def upload_bytes(self, data: bytes, remote_path: str, mode: int = 0o644, timeout: float = UPLOAD) -> None:
+        """Put `data` at `remote_path`, whole or not at all. Raises as `upload` does."""
+        self._upload(io.BytesIO(data), remote_path, mode, timeout)
+
+    def channel_to(self, address: str, port: int, timeout: float) -> Channel:
+        """As a jump host: a way from this host to another. Raises Unreachable where there is none."""
+        try:
+            return self._transport().open_channel("direct-tcpip", (address, port), ("", 0), timeout=timeout)
+        except BROKEN as error:
+            reason = error.text if isinstance(error, ChannelException) else error
+            raise Unreachable(
+                f"the jump host {self.name} finds no way to {address} port {port}: {reason}",
+                where=self.name,
+                state="nothing was sent",
+                next=f"on {self.name}: nc -vz {address} {port}",
+            ) from error
+
+    def _connect(self, how: SshOptions, timeout: float, undo: contextlib.ExitStack) -> Connection:
+        sock = self._socket(how, timeout, undo)
+        connection = Connection(
+            how.address,
+            user=how.user,
+            port=how.port,
+            config=Config(lazy=True),
+            # Never empty: Fabric would fall back to a dictionary that all connections share.
+            connect_kwargs={
+                "sock": sock,
+                "timeout": 2 * timeout,  # for banner and key exchange together
+                "banner_timeout": timeout,
+                "auth_timeout": login.PATIENCE,
+                "channel_timeout": timeout,
+                "transport_factory": login.transport_factory(how),
+                "auth_strategy": login.Keys(how),
+            },
+        )
+        undo.callback(_hang_up, connection, wait=isinstance(sock, Channel))
+        connection.client.set_missing_host_key_policy(login.KnownHostsOnly(self.name, how))
+        connection.open()
+        if not connection.transport.is_authenticated():
+            raise SSHException("it asks for more than a key")
+        connection.transport.set_keepalive(how.alive_interval)
+        return connection
+
+    def _socket(self, how: SshOptions, timeout: float, undo: contextlib.ExitStack) -> Any:
+        if how.proxy_command:
+            return proxy_command(how.proxy_command, undo)
+        jump = how.jump or ""
+        before, _, last = jump.rpartition(",")
+        # `Host *` with a ProxyJump covers the jump host too; it is not to be reached through itself.
+        if last and options.parse_hop(last).host != self._host.host:
+            gateway = self._gateways.lease(jump, lambda: self._gateway(last, before))
+            undo.callback(self._gateways.release, jump)
+            return gateway.channel_to(how.address, how.port, timeout)
+        # Not left to paramiko, which gives up at the first address that doesn't answer.
+        sock = socket.create_connection((how.address, how.port), timeout)
+        undo.callback(sock.close)
+        return sock
+
+    def _gateway(self, hop: str, jump: str) -> Remote:
+        """The last jump host before us, itself reached over those in `jump`."""
+        behind = (*self._behind, self.name)
+        host = options.parse_hop(hop)
+        if str(host) in behind:
+            raise UsageError(
+                f"ProxyJump goes round in circles: {' -> '.join((*behind, str(host)))}", where="ssh_config"
+            )
+        return Remote(host, self._ssh_config, self._timeout, self._gateways, jump=jump or None, behind=behind)
+
+    def _transport(self) -> Transport:
+        connection = self._connection
+        if connection is None:
+            raise SSHException("not connected")
+        transport: Transport = connection.transport
+        return transport
+
+    def _session(self) -> Channel:
+        """A channel for a command. Nothing has been sent on it, so that a second attempt is safe."""
+        self.open()
+        with contextlib.suppress(*BROKEN):
+            return self._transport().open_session()
+        self.close()
+        self.open()
+        try:
+            return self._transport().open_session()
+        except BROKEN as error:
+            raise Unreachable(
+                f"{self.name} lets us in but starts no session: {error}",
+                where=self.name,
+                state="nothing was sent to it",
+                next=f"look at sshd's log on {self.name}",
+            ) from error
+
+    def _answers(self) -> bool:
+        """Whether the other side of the connection is still there, by asking it."""
+        try:
+            self._transport().open_session(timeout=GRACE).close()
+        except ChannelException:
+            return True
+        except BROKEN:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _limit(self, seconds: float) -> Iterator[None]:
+        """Close the connection after `seconds`, which ends every wait on it."""
+        timer = threading.Timer(seconds, self.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _link_lost(self, command: Command | None) -> LinkLost:
+        self.close()
+        what = f"{command.argv[0]} ran" if command else "a file was uploaded"
+        return LinkLost(self.name, command, f"the connection to {self.name} was lost while {what}")
+
+    def _upload(self, source: BinaryIO, path: str, mode: int, timeout: float) -> None:
+        directory, name = posixpath.split(path)
+        temporary = posixpath.join(directory, f".{name}.{secrets.token_hex(4)}")
+        place = shlex.quote(directory or ".")
+        with self._limit(timeout), contextlib.closing(self._session_for_files()) as sftp:
+            self.sent += 1
+            try:
+                channels.write_file(sftp, source, temporary, mode)
+                sftp.posix_rename(temporary, path)
+            except BROKEN as error:
+                with contextlib.suppress(*BROKEN):
+                    sftp.remove(temporary)
+                if not self._answers():
+                    raise self._link_lost(None) from error
+                reason = getattr(error, "strerror", None) or error
+                raise OperationFailed(
+                    f"{path} can't be written: {reason}",
+                    where=self.name,
+                    state=f"{path} is what it was before",
+                    next=f"on {self.name}: df -h {place}; ls -ld {place}",
+                ) from error
+
+    def _session_for_files(self) -> SFTPClient:
+        channel = self._session()
+        try:
+            channel.invoke_subsystem("sftp")
+            return SFTPClient(channel)
+        except BROKEN as error:
+            raise Unreachable(
+                f"{self.name} takes no files: {error}",
+                where=self.name,
+                state="nothing was sent to it",
+                next=f"enable `Subsystem sftp internal-sftp` in sshd_config on {self.name}",
+            ) from error
+
+
+def connector(
+    ssh_config: Path | None = None, connect_timeout: float | None = None
+) -> Callable[[Address], Remote]:
+    """What makes the remotes of a fleet; those with the same ProxyJump share their jump hosts."""
+    gateways = Gateways()
+    return lambda host: Remote(host, ssh_config, connect_timeout, gateways)
+
+
+def _hang_up(connection: Connection, *, wait: bool) -> None:
+    """Close a connection, be it only half open: Fabric's own close() would leave that as it is.
+
+    With `wait` its thread ends first, so that it does not meet a jump host that is closed already.
+    """
+    transport = connection.client.get_transport()
+    with contextlib.suppress(*BROKEN):
+        connection.client.close()
+    if wait and transport is not None and transport.is_alive():
+        transport.join(1)
+
+
+def _shell_line(argv: tuple[str, ...]) -> bytes:
+    """Each argument quoted for the login shell, which is a POSIX one. Raises UsageError for a NUL."""
+    line = shlex.join(argv).encode("utf-8", "surrogateescape")
+    if b"\0" in line:
+        raise UsageError("a command can't contain a NUL character", where=argv[0])
+    return line

@@ -1,0 +1,190 @@
+"""What a person sees: progress on stderr, the result on stdout. What a machine reads: --json."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TextIO
+
+from deploytools.commands import Answer
+from deploytools.errors import DeployError
+from deploytools.journal import Record, plan_of, times
+from deploytools.plan import Plan, Scope, Step
+from deploytools.saga import State
+
+
+@dataclass
+class PlainReporter:
+    """One line per step and one per host: fit for a terminal, a log file and CI alike."""
+
+    out: TextIO
+    width: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def step(self, plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool) -> None:
+        self.width = max(len(host) for host in plan.hosts)
+        title = step.undo if undo and step.undo else step.title
+        number = "undo" if undo else f"{plan.steps.index(step) + 1}/{len(plan.steps)}"
+        where = f" ({', '.join(hosts)})" if step.scope is Scope.ROLLING else ""
+        self._say(f"[{number}] {title}{where}")
+
+    def answer(self, step: Step, host: str, answer: Answer, seconds: float) -> None:
+        state = answer.mark.state
+        said = answer.error.get("what") or answer.mark.value.get("message") or "done"
+        word = "" if state is State.OK else f"{state.value.upper()}: "
+        self._say(f"  {host:{self.width}}  {word}{said} ({seconds:.1f} s)")
+
+    def line(self, host: str, text: str) -> None:
+        self._say(f"  {host:{self.width}}  | {text.rstrip()}")
+
+    def note(self, text: str) -> None:
+        self._say(f"  {text}")
+
+    def _say(self, text: str) -> None:
+        with self._lock:
+            print(text, file=self.out, flush=True)
+
+
+def error_text(error: DeployError) -> str:
+    """The five questions of every failure: what, where, details, state, next."""
+    lines = [f"error: {error.what}"]
+    if error.where:
+        lines.append(f"  where: {error.where}")
+    lines += [f"    {line}" for line in error.details]
+    if error.state:
+        lines.append(f"  state: {error.state}")
+    if error.next:
+        lines.append(f"  next:  {error.next}")
+    return "\n".join(lines)
+
+
+def summary(records: Sequence[Record]) -> str:
+    """A finished run in a few lines that can be pasted into a chat."""
+    run = described(records)
+    first = f"{run['operation']} of {run['application']}: {run['verdict'] or 'open'}"
+    if run["release"]:
+        first += f", {run['from'] or 'nothing'} -> {run['release']}"
+    lines = [first, f"  hosts      {', '.join(run['hosts'])}"]
+    if run["downtime_seconds"] is not None:
+        lines.append(
+            f"  downtime   {run['downtime_seconds']:.1f} s,"
+            " from the first host told to go down to the last proved up"
+        )
+    if run["migration_seconds"] is not None:
+        lines.append(f"  migration  {run['migration_seconds']:.1f} s")
+    lines.append(f"  run        {run['run_id']} by {run['by']}, {run['seconds']:.1f} s")
+    return "\n".join(lines)
+
+
+def described(records: Sequence[Record]) -> dict[str, Any]:
+    """A run as a machine reads it: `fab history --json` is a list of these."""
+    plan, measured = plan_of(records), times(records)
+    ends = [record["verdict"] for record in records if record["kind"] == "end"]
+    return {
+        "run_id": plan.run_id,
+        "operation": plan.operation,
+        "application": plan.application,
+        "release": plan.release,
+        "from": next((target.release for target in plan.targets if target.release), None),
+        "hosts": list(plan.hosts),
+        "by": plan.by,
+        "laptop": plan.laptop,
+        "reason": plan.reason,
+        "started": measured.started,
+        "verdict": ends[-1] if ends else None,
+        "seconds": round((measured.ended or records[-1]["at"]) - measured.started, 3),
+        "downtime_seconds": None if measured.downtime is None else round(measured.downtime, 3),
+        "migration_seconds": measured.migration,
+    }
+
+
+def status_text(
+    application: str, statuses: Mapping[str, Mapping[str, Any]], lock: Mapping[str, Any] | None
+) -> str:
+    """Where every host stands, and who holds the lock."""
+    rows = []
+    for host, status in statuses.items():
+        serving, maintenance = status.get("serving") or {}, status.get("maintenance") or {}
+        rows.append(
+            {
+                "host": host,
+                "site": "down" if maintenance.get("state") == "down" else "up",
+                "release": status.get("release"),
+                "generation": serving.get("generation"),
+                "pid": serving.get("pid") if serving.get("alive") else "not running",
+                "age": _age(serving.get("age")),
+                "toolkit": status.get("toolkit"),
+            }
+        )
+    lines = [application, table(rows, ["host", "site", "release", "generation", "pid", "age", "toolkit"])]
+    for host, status in statuses.items():
+        maintenance = status.get("maintenance") or {}
+        if maintenance.get("state") == "down":
+            told = [
+                f"{key} {maintenance[key]}"
+                for key in ("since", "by", "until", "run_id")
+                if maintenance.get(key)
+            ]
+            if maintenance.get("reason"):
+                told.append(f"why: {maintenance['reason']}")
+            lines.append(f"{host} is in maintenance: {', '.join(told)}")
+    if lock:
+        lines.append(
+            f"locked by {lock['by']} on {lock['laptop']} since {lock['since']}:"
+            f" {lock['operation']}, run {lock['run_id']}"
+        )
+    return "\n".join(lines)
+
+
+def history_text(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Past runs, one per line."""
+    if not runs:
+        return "no runs yet"
+    rows = [
+        {
+            "when": when(run["started"]),
+            "operation": run["operation"],
+            "release": run["release"],
+            "by": run["by"],
+            "result": run["verdict"] or "open",
+            "downtime": _seconds(run["downtime_seconds"]),
+            "migration": _seconds(run["migration_seconds"]),
+            "run": run["run_id"],
+        }
+        for run in runs
+    ]
+    return table(rows, list(rows[0]))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as aligned text under their column names; None and "" show as a dash."""
+    cells = [list(columns)] + [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def when(seconds: float) -> str:
+    """Seconds since the epoch in the reader's own time zone."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _age(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _seconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1f} s"
+
+
+def _cell(value: object) -> str:
+    return "-" if value in (None, "") else str(value)

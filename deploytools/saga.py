@@ -1,0 +1,182 @@
+"""The failure policy: decide(plan, progress) -> what to do next. Pure.
+
+The rules, in order:
+
+1. A failure before a pivot is compensated: everything attempted is undone in reverse order.
+2. A pivot is passed as soon as it is intended, unless its outcome *proves* that nothing changed.
+3. At or after a passed pivot a failure holds: nothing is undone, the operator decides.
+4. An intent without an outcome is repeated: host programs are idempotent under a run id, so
+   repeating is asking.
+5. Undoing stops at the first compensation that fails and matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from deploytools.plan import Kind, Plan, Scope, Step
+
+
+class State(str, Enum):
+    """How far a step has come on a host."""
+
+    INTENDED = "intended"
+    OK = "ok"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A step's state on one host, and what the host program answered."""
+
+    state: State
+    value: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bad(self) -> bool:
+        """True where it failed or nobody knows."""
+        return self.state in (State.FAILED, State.UNKNOWN)
+
+
+Marks = Mapping[tuple[str, str], Mark]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known of a run: the fold of its journal.
+
+    Args:
+        marks: by (step name, host), how far the step came.
+        undone: the same for compensations.
+        reverting: True once undoing has begun; it never turns forward again.
+        because: why undoing began.
+        verdict: how the run ended; None while it is open.
+    """
+
+    marks: Marks = field(default_factory=dict)
+    undone: Marks = field(default_factory=dict)
+    reverting: bool = False
+    because: str | None = None
+    verdict: Verdict | None = None
+
+    def mark(self, step: Step, host: str, *, undo: bool = False) -> Mark | None:
+        return (self.undone if undo else self.marks).get((step.name, host))
+
+    def value(self, name: str, host: str) -> Mapping[str, Any]:
+        """What the host answered to the step `name`; empty where it hasn't."""
+        mark = self.marks.get((name, host))
+        return mark.value if mark else {}
+
+    def with_mark(self, step: str, host: str, mark: Mark, *, undo: bool) -> Progress:
+        if undo:
+            return replace(self, undone={**self.undone, (step, host): mark})
+        return replace(self, marks={**self.marks, (step, host): mark})
+
+    def forget_failures(self) -> Progress:
+        """What a resumed run starts from: whatever isn't known to be done is to be asked again.
+
+        The intents stay, so that a pivot which may have been passed is not taken for untouched.
+        """
+        return replace(self, marks=_asked(self.marks), undone=_asked(self.undone), verdict=None)
+
+
+class Verdict(str, Enum):
+    """How a run ends."""
+
+    DONE = "done"
+    REVERTED = "reverted"
+    HELD = "held"
+
+
+@dataclass(frozen=True)
+class Act:
+    """Run `step` (or its compensation) on `hosts`."""
+
+    step: Step
+    hosts: tuple[str, ...]
+    undo: bool = False
+
+
+@dataclass(frozen=True)
+class TurnBack:
+    """Begin to undo."""
+
+    because: str
+
+
+@dataclass(frozen=True)
+class End:
+    """Nothing is left to do, or nothing may be done."""
+
+    verdict: Verdict
+
+
+Action = Act | TurnBack | End
+
+
+def decide(plan: Plan, progress: Progress) -> Action:
+    """Given a plan and what came of it so far, return the next action."""
+    if progress.reverting:
+        return _backward(plan, progress)
+    for step in plan.steps:
+        hosts = plan.hosts_of(step)
+        marks = {host: progress.mark(step, host) for host in hosts}
+        bad = [host for host, mark in marks.items() if mark and mark.bad]
+        if bad and step.required:
+            if may_turn_back(plan, progress):
+                return TurnBack(f"{step.title}: failed on {', '.join(bad)}")
+            return End(Verdict.HELD)
+        left = tuple(host for host, mark in marks.items() if not mark or mark.state is State.INTENDED)
+        if left:
+            return Act(step, left[: step.batch] if step.scope is Scope.ROLLING else left)
+    return End(Verdict.DONE)
+
+
+def may_turn_back(plan: Plan, progress: Progress) -> bool:
+    """True until a pivot may have changed something."""
+    return not any(
+        _may_have_changed(progress.mark(step, host))
+        for step in plan.steps
+        if step.kind is Kind.PIVOT
+        for host in plan.hosts_of(step)
+    )
+
+
+def in_maintenance(plan: Plan, progress: Progress) -> tuple[str, ...]:
+    """The hosts that this run put into maintenance, or may have, and hasn't proved to be back."""
+
+    def back(host: str) -> bool:
+        marks = (progress.marks.get(("maintenance-off", host)), progress.undone.get(("maintenance-on", host)))
+        return any(mark is not None and mark.state is State.OK for mark in marks)
+
+    return tuple(
+        host
+        for host in plan.hosts
+        if _may_have_changed(progress.marks.get(("maintenance-on", host))) and not back(host)
+    )
+
+
+def _may_have_changed(mark: Mark | None) -> bool:
+    return mark is not None and mark.value.get("unchanged") is not True
+
+
+def _backward(plan: Plan, progress: Progress) -> Action:
+    for step in reversed(plan.steps):
+        if step.undo is None:
+            continue
+        attempted = [host for host in plan.hosts_of(step) if _may_have_changed(progress.mark(step, host))]
+        undone = {host: progress.mark(step, host, undo=True) for host in attempted}
+        if step.undo_required and any(mark and mark.bad for mark in undone.values()):
+            return End(Verdict.HELD)
+        left = tuple(host for host, mark in undone.items() if not mark or mark.state is State.INTENDED)
+        if left:
+            return Act(step, left, undo=True)
+    return End(Verdict.REVERTED)
+
+
+def _asked(marks: Marks) -> Marks:
+    return {key: Mark(State.INTENDED) if mark.bad else mark for key, mark in marks.items()}

@@ -1,0 +1,96 @@
+"""What goes over an open connection: a command's streams, and files."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import BinaryIO
+
+from paramiko import Channel, SFTPClient
+
+# How much to read at a time, and the most that fits into one packet to OpenSSH.
+BLOCK, PACKET = 1 << 20, 1 << 15
+
+
+class TimeUp(Exception):
+    """The deadline has passed and the command has not ended."""
+
+
+def converse(
+    channel: Channel, stdin: bytes, deadline: float, on_line: Callable[[str], None] | None
+) -> tuple[bytes, bytes]:
+    """Feed a command its stdin and collect what it prints, until the channel is closed.
+
+    Args:
+        deadline: by time.monotonic().
+        on_line: called with each line of stderr as it comes.
+
+    Raises TimeUp at the deadline, unless the command has ended by then and only something that it left
+    in the background holds its stdout open.
+    """
+    stdout, stderr, told = bytearray(), bytearray(), 0
+    rest: memoryview | None = memoryview(stdin)
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    while True:
+        closed = channel.closed  # looked at before reading, or the last bytes could be missed
+        if rest is not None:
+            rest = _feed(channel, rest)
+        while channel.recv_ready():
+            stdout += channel.recv(BLOCK)
+        while channel.recv_stderr_ready():
+            stderr += channel.recv_stderr(BLOCK)
+        if on_line is not None:
+            told = _tell(stderr, told, on_line, last=closed)
+        left = deadline - time.monotonic()
+        if closed or (left <= 0 and channel.exit_status_ready()):
+            return bytes(stdout), bytes(stderr)
+        if left <= 0:
+            raise TimeUp
+        # Nothing wakes us when the other side makes room for more stdin, so look again soon.
+        poll.poll(1000 * (left if rest is None else min(left, 0.01)))
+
+
+def _feed(channel: Channel, rest: memoryview) -> memoryview | None:
+    """Send what the other side has room for; None once everything is sent, or nobody reads it."""
+    try:
+        while rest and channel.send_ready():
+            rest = rest[channel.send(bytes(rest[:PACKET])) :]
+        if rest:
+            return rest
+        channel.shutdown_write()
+    except OSError:
+        if not channel.closed:
+            raise
+    return None
+
+
+def _tell(text: bytearray, told: int, on_line: Callable[[str], None], *, last: bool) -> int:
+    """Pass on the whole lines of `text` from `told` on; return how far that was."""
+    while (end := text.find(b"\n", told)) >= 0:
+        on_line(text[told:end].decode(errors="replace"))
+        told = end + 1
+    if last and told < len(text):
+        on_line(text[told:].decode(errors="replace"))
+        told = len(text)
+    return told
+
+
+def write_file(sftp: SFTPClient, source: BinaryIO, path: str, mode: int) -> None:
+    """Write a new file. Raises OSError where any of it did not arrive."""
+    size = 0
+    with sftp.open(path, "wx") as file:
+        file.chmod(mode)  # before there is anything to read in it
+        file.set_pipelined(True)
+        block = source.read(BLOCK)
+        while following := source.read(BLOCK):
+            file.write(block)
+            size += len(block)
+            block = following
+        # paramiko looks at the answers to pipelined writes when it next makes a plain one, or never.
+        file.set_pipelined(False)
+        file.write(block)
+        size += len(block)
+    if sftp.stat(path).st_size != size:
+        raise OSError("it arrived incomplete")

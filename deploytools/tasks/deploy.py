@@ -1,0 +1,178 @@
+"""deploy, hotswap, rollback, unlock: what changes the release or the process that serves."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from deploytools.tasks.task import confirm, operation
+
+if TYPE_CHECKING:
+    from deploytools.plan import Plan
+    from deploytools.settings import Settings
+
+_EXCLUDE = "leave this host out; may be given several times"
+_BATCH = "how many hosts at a time: a number, or a share like 25%"
+
+
+@operation(
+    help={
+        "ref": "what to deploy: a branch, tag or commit (default: source.ref of fabric.yaml)",
+        "with-downtime": "the whole window: maintenance, drain, migrate, swap, verify, back",
+        "plan": "print the steps, the hosts and the failure policy; touch nothing",
+        "yes": "don't ask",
+        "reason": "why, for `fab status` and the colleagues",
+        "until": "when the window is expected to end: +30m, HH:MM or an ISO 8601 time",
+        "batch": _BATCH,
+        "exclude": _EXCLUDE,
+        "resume": "go on with the interrupted run, from any laptop",
+        "abort": "back out of the interrupted run, from any laptop",
+    },
+    iterable=["exclude"],
+)
+def deploy(
+    c: Any,
+    ref: str | None = None,
+    with_downtime: bool = False,
+    plan: bool = False,
+    yes: bool = False,
+    reason: str | None = None,
+    until: str | None = None,
+    batch: str = "1",
+    exclude: Any = (),
+    resume: bool = False,
+    abort: bool = False,
+) -> None:
+    """Ship a release and activate it; with --with-downtime also migrate the schema."""
+    from dataclasses import replace
+    from datetime import datetime, timezone
+
+    from deploytools import operation as op
+    from deploytools import plan as plans
+    from deploytools import release
+    from deploytools.executor import current_settings
+    from deploytools.moments import parse_until
+    from deploytools.report import PlainReporter, summary
+
+    settings = current_settings(c)
+    reporter = PlainReporter(sys.stderr)
+    if resume or abort:
+        with op.connected(settings, exclude) as fleet:
+            records = op.open_run(settings, fleet)
+            finished = op.resume(records, settings, fleet, reporter, abort=abort)
+        print(summary(finished.records))
+        return
+    now = datetime.now(timezone.utc)
+    ends = parse_until(until or f"+{settings.window.expected:.0f}s", now)
+    source = release.resolve(settings, ref, now)
+    for line in source.dirty:
+        reporter.note(f"not committed, so not shipped: {line}")
+    with op.connected(settings, exclude) as fleet:
+        statuses = op.ask(fleet, settings, "status")
+        base = op.base_plan(
+            "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
+        )
+        wanted = _shape(base, settings, with_downtime, batch)
+        if plan:
+            print("\n".join(plans.describe(wanted)))
+            return
+        _confirm(wanted, yes)
+        with release.packed(source, settings, base.by, now) as archive:
+            shipped = replace(wanted, digest=archive.digest)
+            finished = op.carry_out(shipped, settings, fleet, reporter, archive.path)
+    print(summary(finished.records))
+
+
+@operation(
+    help={
+        "back": "back to the generation that is still warm (app.soak_time)",
+        "batch": _BATCH,
+        "exclude": _EXCLUDE,
+    },
+    iterable=["exclude"],
+)
+def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = ()) -> None:
+    """Replace the application's process on the release it has, dropping nothing."""
+    from deploytools import operation as op
+    from deploytools import plan as plans
+    from deploytools.executor import current_settings
+    from deploytools.report import PlainReporter, summary
+
+    settings = current_settings(c)
+    with op.connected(settings, exclude) as fleet:
+        statuses = op.ask(fleet, settings, "status")
+        base = op.base_plan("hotswap", settings, statuses, exclude=exclude)
+        wanted = plans.hotswap_plan(base, batch=_batch(batch, base), back=back)
+        finished = op.carry_out(wanted, settings, fleet, PlainReporter(sys.stderr))
+    print(summary(finished.records))
+
+
+@operation(
+    help={
+        "to": "the release to go back to, as `fab releases` shows it (default: the one before)",
+        "yes": "don't ask",
+        "exclude": _EXCLUDE,
+    },
+    iterable=["exclude"],
+)
+def rollback(c: Any, to: str | None = None, yes: bool = False, exclude: Any = ()) -> None:
+    """Go back to an earlier release that is still on the hosts; refuses when the schema has moved past it."""
+    from deploytools import operation as op
+    from deploytools import plan as plans
+    from deploytools.executor import current_settings
+    from deploytools.report import PlainReporter, summary
+
+    settings = current_settings(c)
+    with op.connected(settings, exclude) as fleet:
+        statuses = op.ask(fleet, settings, "status")
+        on_hosts = op.ask(fleet, settings, "release", "list")
+        target = plans.rollback_target(on_hosts, to)
+        base = op.base_plan("rollback", settings, statuses, exclude=exclude, release=target)
+        wanted = plans.rolling_plan(base, settings, ship=False)
+        _confirm(wanted, yes)
+        finished = op.carry_out(wanted, settings, fleet, PlainReporter(sys.stderr))
+    print(summary(finished.records))
+
+
+@operation(help={"force": "the run whose lock is to be freed, as `fab status` shows it"})
+def unlock(c: Any, force: str) -> None:
+    """Free the lock that a dead run left behind; refuses while its migration still runs."""
+    from deploytools import operation as op
+    from deploytools.executor import current_settings
+
+    settings = current_settings(c)
+    with op.connected(settings) as fleet:
+        host = str(settings.lock_host)
+        result = op.ask(fleet, settings, "lock", "break", f"--run-id={force}", hosts=(host,))[host]
+    print(result.get("message", "unlocked"))
+
+
+def _shape(base: Plan, settings: Settings, with_downtime: bool, batch: str) -> Plan:
+    """The window where it was asked for, and for the first release: nobody is served yet."""
+    from deploytools import plan as plans
+
+    first = all(target.release is None for target in base.targets)
+    if with_downtime or first:
+        return plans.downtime_plan(base, settings)
+    return plans.rolling_plan(base, settings, batch=_batch(batch, base))
+
+
+def _batch(text: str, base: Plan) -> int:
+    from deploytools import plan as plans
+    from deploytools.errors import UsageError
+
+    try:
+        return plans.batch_size(text, len(base.targets))
+    except ValueError:
+        raise UsageError(
+            f"can't read {text!r}: give a number of hosts or a share like 25%", where="--batch"
+        ) from None
+
+
+def _confirm(plan: Plan, yes: bool) -> None:
+    """Show the plan and ask, unless --yes was given."""
+    from deploytools import plan as plans
+
+    if not yes:
+        print("\n".join(plans.describe(plan)), file=sys.stderr)
+    confirm(yes)

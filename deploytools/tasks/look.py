@@ -1,0 +1,118 @@
+"""Read-only tasks: where the hosts stand, what is on them, what happened."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from deploytools.tasks.task import operation
+
+_JSON = {"json": "print JSON for a machine"}
+
+
+@operation(help=_JSON)
+def status(c: Any, json: bool = False) -> None:
+    """Say where every host stands; non-zero when they disagree."""
+    from deploytools import operation as op
+    from deploytools.errors import OperationFailed
+    from deploytools.executor import current_settings
+    from deploytools.report import status_text
+
+    settings = current_settings(c)
+    with op.connected(settings) as fleet:
+        statuses = op.ask(fleet, settings, "status", hosts=[str(host) for host in settings.hosts])
+        lock_host = str(settings.lock_host)
+        lock = op.ask(fleet, settings, "lock", "show", hosts=(lock_host,))[lock_host].get("lock")
+    if json:
+        print(_dump({"application": settings.application, "lock": lock, "hosts": statuses}))
+    else:
+        print(status_text(settings.application, statuses, lock))
+    differing = op.disagreements(statuses)
+    if differing:
+        raise OperationFailed(
+            "the hosts disagree",
+            state="nothing was changed by asking",
+            next="fab deploy brings all of them to one release; fab maint-up brings all of them back",
+            details=differing,
+        )
+
+
+@operation()
+def doctor(c: Any) -> None:
+    """Check every host for what would stop a deploy, each finding with its remedy."""
+    from deploytools import operation as op
+    from deploytools.errors import OperationFailed
+    from deploytools.executor import current_settings
+
+    settings = current_settings(c)
+    with op.connected(settings) as fleet:
+        findings = op.examine(fleet, settings)
+    failed = False
+    for host, checks in findings.items():
+        for check in checks:
+            if check["ok"]:
+                continue
+            failed |= check["level"] == "error"
+            print(f"{host}  {check['level']}: {check['message']}\n  remedy: {check['remedy']}")
+        print(f"{host}  {sum(check['ok'] for check in checks)} of {len(checks)} checks passed")
+    if failed:
+        raise OperationFailed(
+            "something would stop a deploy", state="nothing was changed", next="as said above"
+        )
+
+
+@operation(help=_JSON)
+def releases(c: Any, json: bool = False) -> None:
+    """List the releases on the hosts, the newest first."""
+    from deploytools import operation as op
+    from deploytools.executor import current_settings
+    from deploytools.report import table
+
+    settings = current_settings(c)
+    with op.connected(settings) as fleet:
+        listed = op.ask(fleet, settings, "release", "list")
+    if json:
+        print(_dump({host: result["releases"] for host, result in listed.items()}))
+        return
+    rows = [
+        {"host": host, **item, "current": "current" if item["current"] else ""}
+        for host, result in listed.items()
+        for item in result["releases"]
+    ]
+    print(table(rows, ["host", "id", "ref", "created_at", "current"]) if rows else "no releases yet")
+
+
+@operation(help=_JSON)
+def history(c: Any, json: bool = False) -> None:
+    """List past runs with their measured downtime, the newest first."""
+    from deploytools import operation as op
+    from deploytools.executor import current_settings
+    from deploytools.report import described, history_text
+
+    settings = current_settings(c)
+    with op.connected(settings) as fleet:
+        runs = [described(records) for records in op.past_runs(settings, fleet)]
+    print(_dump(runs) if json else history_text(runs))
+
+
+@operation(name="status", help={"status": "say what is pending (the default)", **_JSON})
+def migrations(c: Any, status: bool = True, json: bool = False) -> None:
+    """Say which migrations of the current release are pending."""
+    from deploytools import operation as op
+    from deploytools.errors import UsageError
+    from deploytools.executor import current_settings
+
+    settings = current_settings(c)
+    if settings.migrate is None:
+        raise UsageError("this application has no migrations", where="deploy.migrate")
+    host = str(settings.lock_host)
+    with op.connected(settings) as fleet:
+        release = op.ask(fleet, settings, "status", hosts=(host,))[host]["release"]
+        if release is None:
+            raise UsageError("there is no release on the hosts yet", next="fab deploy --with-downtime")
+        found = op.ask(fleet, settings, "migrate", "check", f"--release={release}", hosts=(host,))[host]
+    print(_dump(found) if json else found["message"])
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, indent=2, sort_keys=True)

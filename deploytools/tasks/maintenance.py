@@ -1,0 +1,60 @@
+"""maint-down and maint-up: the switch alone, over the whole fleet."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from deploytools.tasks.task import operation
+
+
+@operation(
+    name="maint-down",
+    help={
+        "reason": "why, for `fab status` and the colleagues",
+        "until": "when it is expected to end: +30m, HH:MM or an ISO 8601 time; sets Retry-After",
+        "drain": "also wait until no request is being worked on",
+        "exclude": "leave this host out; may be given several times",
+    },
+    iterable=["exclude"],
+)
+def maint_down(
+    c: Any, reason: str | None = None, until: str | None = None, drain: bool = False, exclude: Any = ()
+) -> None:
+    """Put every host into maintenance; returns when each was seen to answer 503."""
+    from deploytools import plan as plans
+    from deploytools.moments import parse_until
+
+    ends = parse_until(until) if until else None
+    _switch(
+        c, "maint-down", exclude, lambda base: plans.maintenance_plan(base, down=True, drain=drain),
+        reason=reason, until=ends,
+    )  # fmt: skip
+
+
+@operation(
+    name="maint-up",
+    help={
+        "force": "lift the window of this run, although it isn't yours: RUN_ID as `fab status` shows it",
+        "exclude": "leave this host out; may be given several times",
+    },
+    iterable=["exclude"],
+)
+def maint_up(c: Any, force: str | None = None, exclude: Any = ()) -> None:
+    """Bring every host back; returns when each was seen to answer for itself again."""
+    from deploytools import plan as plans
+
+    _switch(c, "maint-up", exclude, lambda base: plans.maintenance_plan(base, down=False), force=force)
+
+
+def _switch(c: Any, name: str, exclude: Any, shape: Any, **about: Any) -> None:
+    from deploytools import operation as op
+    from deploytools.executor import current_settings
+    from deploytools.report import PlainReporter, summary
+
+    settings = current_settings(c)
+    with op.connected(settings, exclude) as fleet:
+        statuses = op.ask(fleet, settings, "status")
+        plan = shape(op.base_plan(name, settings, statuses, exclude=exclude, **about))
+        finished = op.carry_out(plan, settings, fleet, PlainReporter(sys.stderr))
+    print(summary(finished.records))

@@ -1,0 +1,59 @@
+"""The frame of every task: it runs once, its errors are for people, its exit code means something."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fabric import Task
+from invoke.exceptions import Exit
+
+from deploytools.errors import DeployError, UsageError
+from deploytools.executor import require_once
+
+
+def operation(**options: Any) -> Callable[[Callable[..., None]], Any]:
+    """Make a function a Fabric task that runs once over its hosts, whatever -H says.
+
+    Takes the options of fabric.task. A DeployError becomes its message and its exit code.
+    """
+
+    def decorate(body: Callable[..., None]) -> Any:
+        task = Task(_framed(body), **options)
+        task.once = True
+        return task
+
+    return decorate
+
+
+def _framed(body: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(body)
+    def run(c: Any, *args: Any, **kwargs: Any) -> None:
+        from deploytools.report import error_text
+
+        try:
+            require_once(c)
+            body(c, *args, **kwargs)
+        except DeployError as error:
+            print(error_text(error), file=sys.stderr)
+            raise Exit(code=error.exit_code) from error
+        except KeyboardInterrupt:
+            print("interrupted; nothing was under way on a host", file=sys.stderr)
+            raise Exit(code=130) from None
+
+    return run
+
+
+def confirm(yes: bool) -> None:
+    """Ask whether to go ahead, unless --yes was given. Without a terminal it has to be given.
+
+    Raises UsageError where the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("there is no terminal to ask on", state="nothing was changed", next="add --yes")
+    if input("go ahead? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("not confirmed", state="nothing was changed")

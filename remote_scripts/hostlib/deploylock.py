@@ -1,0 +1,109 @@
+"""Who may change this application's hosts: one run at a time, ROOT/state/lock/details.json says which.
+
+The directory is built under another name and renamed, so a lock without details is never seen.
+rename(2) refuses to replace a directory that isn't empty, which is what makes it a lock; flock on
+ROOT/state only keeps "look who holds it, then take it away" in one piece.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hostlib.files import read_json, sync_directory, write_json
+from hostlib.locking import exclusive
+from hostlib.names import timestamp
+from hostlib.program import BUSY, Config, Failure, Result
+
+WAIT = 30  # seconds
+
+
+def holder(config: Config) -> dict[str, Any] | None:
+    """The details of the lock; None where nobody holds it."""
+    return read_json(_path(config) / "details.json")
+
+
+def acquire(config: Config, details: dict[str, Any]) -> Result:
+    """Take the lock for the run `details["run_id"]`; Failure (exit code 5) where another run has it."""
+    with exclusive(config.state, wait=WAIT):
+        held = holder(config)
+        if held is not None and held["run_id"] == details["run_id"]:
+            return {"changed": False, "lock": held, "message": "this run holds the lock already"}
+        if held is not None:
+            raise _busy(held)
+        details = {**details, "since": timestamp()}
+        _put(config, details)
+    return {"changed": True, "lock": details, "message": f"locked by run {details['run_id']}"}
+
+
+def release(config: Config, run_id: str) -> Result:
+    """Let the lock of `run_id` go; harmless where there is none; Failure (exit code 5) if it's another's."""
+    with exclusive(config.state, wait=WAIT):
+        held = holder(config)
+        if held is None:
+            return {"changed": False, "message": "nobody holds the lock"}
+        if held["run_id"] != run_id:
+            raise _busy(held)
+        _take_away(config)
+    return {"changed": True, "message": f"run {run_id} let the lock go"}
+
+
+def break_(config: Config, run_id: str) -> Result:
+    """What `fab unlock --force` does: like `release`, but never while the run's migration is running."""
+    from hostlib import migration_runs
+
+    if migration_runs.is_running(config, run_id):
+        raise Failure(
+            f"the migration of run {run_id} is still running",
+            state="the lock stays; nothing was changed",
+            next=f"`migrate outcome {run_id} --timeout 600` waits for it; then `fab deploy --resume`",
+            exit_code=BUSY,
+            lock=holder(config),
+        )
+    return release(config, run_id)
+
+
+def describe(held: dict[str, Any]) -> str:
+    """Who, from where, since when, what, and why."""
+    text = f"{held['by']} on {held['laptop']} since {held['since']}: {held['operation']}"
+    if held.get("release"):
+        text += f" of {held['release']}"
+    if held.get("reason"):
+        text += f" ({held['reason']})"
+    return f"{text}, run {held['run_id']}"
+
+
+def _path(config: Config) -> Path:
+    return config.state / "lock"
+
+
+def _put(config: Config, details: dict[str, Any]) -> None:
+    built = Path(tempfile.mkdtemp(prefix=".lock.new-", dir=config.state))
+    try:
+        built.chmod(0o755)
+        write_json(built / "details.json", details)
+        os.rename(built, _path(config))
+    except BaseException:
+        shutil.rmtree(built, ignore_errors=True)
+        raise
+    sync_directory(config.state)
+
+
+def _take_away(config: Config) -> None:
+    removed = Path(tempfile.mkdtemp(prefix=".lock.old-", dir=config.state))
+    os.rename(_path(config), removed)
+    sync_directory(config.state)
+    shutil.rmtree(removed)
+
+
+def _busy(held: dict[str, Any]) -> Failure:
+    return Failure(
+        f"the lock is held by {describe(held)}",
+        state="nothing was changed",
+        next=f"wait for that run, or if you are sure that it is dead: fab unlock --force {held['run_id']}",
+        exit_code=BUSY,
+        lock=held,
+    )

@@ -1,0 +1,107 @@
+"""Waits until nothing is being worked on any more, once maintenance keeps new requests out.
+
+The 503 does not stop what was accepted before it: an upload that is still coming in reaches the
+application after it. So lighttpd's own count of requests per backend is read (of every worker: each
+counts for itself), and the application's sockets are looked at in the kernel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hostlib import generations, maintenance, unixsockets, web
+from hostlib.program import TOOLS, Config, Failure, Result
+
+SPACING = 0.02  # seconds between two samples: no sample is atomic, so two zeros in a row count
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """Requests that lighttpd has for the application, and connections at the application's sockets."""
+
+    requests: int
+    queued: int
+    accepted: int
+
+    @property
+    def total(self) -> int:
+        return self.requests + self.queued + self.accepted
+
+    def __str__(self) -> str:
+        return (
+            f"{self.requests} requests in lighttpd,"
+            f" {self.queued} connections waiting and {self.accepted} open at the application"
+        )
+
+
+def drain(
+    config: Config,
+    *,
+    timeout: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Result:
+    """Return when nothing was in flight in two samples in a row; Failure after `timeout` seconds."""
+    if maintenance.read_state(config).state != "down":
+        raise Failure(
+            "this host is not in maintenance: new requests keep coming in",
+            state="nothing was changed",
+            next=f"{config.maintenance_dir}/down",
+        )
+    began = clock()
+    empty = 0
+    while True:
+        seen = in_flight(config, timeout=max(1.0, began + timeout - clock()))
+        empty = 0 if seen.total else empty + 1
+        took = round(clock() - began, 3)
+        if empty == 2:
+            return {"in_flight": 0, "took": took, "message": f"nothing is in flight ({took} s)"}
+        if seen.total and took >= timeout:
+            raise Failure(
+                f"still in flight after {timeout:g} s: {seen}",
+                state="the site is in maintenance; what was accepted before is still being worked on",
+                next=f"{TOOLS}/drain again, with a longer --timeout; or find out what takes so long",
+                in_flight=seen.total,
+                requests=seen.requests,
+                queued=seen.queued,
+                accepted=seen.accepted,
+            )
+        sleep(SPACING)
+
+
+def in_flight(config: Config, *, timeout: float) -> InFlight:
+    """One sample over all workers and all generations."""
+    counts: dict[int | None, int] = {}
+
+    def counted(answer: web.Answer) -> bool:
+        if maintenance.is_marked(answer):
+            return False  # a worker that does not know the bypass yet
+        counts[answer.worker] = _load(config, answer)
+        return True
+
+    bypass = maintenance.bypass_headers(config)
+    web.prove(config, counted, path=config.statistics_path, headers=bypass, timeout=timeout)
+    paths = {str(path) for path in config.run.glob("app.*.sock")}
+    # An application that binds its socket itself does so in a directory of its own.
+    paths |= {record.socket for record in generations.records(config)}
+    sockets = [unixsockets.connections(path) for path in paths]
+    return InFlight(
+        sum(counts.values()), sum(seen.queued for seen in sockets), sum(seen.accepted for seen in sockets)
+    )
+
+
+def _load(config: Config, answer: web.Answer) -> int:
+    """gw.backend.<application>.load of the worker that answered."""
+    wanted = f"gw.backend.{config.application}.load"
+    for row in answer.body.decode(errors="replace").splitlines():
+        key, _, value = row.partition(": ")
+        if key == wanted:
+            return int(value)
+    raise Failure(
+        f"lighttpd does not tell {wanted} at {config.statistics_path} (it answered {answer.status})",
+        state="the site is in maintenance; how many requests are being worked on is not known",
+        next=f'load mod_status, set status.statistics-url = "{config.statistics_path}", and label the host in'
+        f' fastcgi.server "{config.application}"; then restart lighttpd',
+    )

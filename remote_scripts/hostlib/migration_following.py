@@ -1,0 +1,159 @@
+"""Following a migration to its end, and telling how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hostlib import migration_runs, migrations
+from hostlib.files import read_json, write_json
+from hostlib.migration_runner import judge
+from hostlib.migration_runs import Order, is_running
+from hostlib.migrations import Check
+from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, Config, Failure, Result
+
+POLL = 0.02  # seconds between two looks at a running migration
+LOG_LINES = 20  # of a failed migration's log, in its result
+RESOLVE = "look at the schema, then: fab migrate.resolve --as applied|not-applied --reason TEXT"
+
+
+def run(config: Config, order: Order, timeout: float | None) -> Result:
+    """Start the migration, unless that was done before, and follow it to its end.
+
+    Raises Failure as `outcome` does.
+    """
+    place = config.migrations / order.run_id
+    if not place.exists():
+        migration_runs.start(config, order)
+    if not place.exists():
+        nothing = {"before": [], "after": [], "applied": [], "seconds": 0.0}
+        return {"outcome": "applied", **nothing, "message": f"release {order.release} has no migrations"}
+    return _follow(config, order.run_id, timeout, sys.stderr.buffer)
+
+
+def outcome(config: Config, run_id: str, timeout: float) -> Result:
+    """How the migration of `run_id` ended, after waiting at most `timeout` seconds; never starts it.
+
+    Raises Failure: exit code 3 where it failed or never was started, 4 where nobody knows how it ended,
+    7 while it runs. The result says "outcome", and "unchanged" where the database is proved to be at
+    the revision it had.
+    """
+    if not (config.migrations / run_id).exists():
+        raise Failure(
+            f"no migration of run {run_id} was ever started here",
+            state="the database was not touched by this run",
+            next="fab deploy --resume, or --abort",
+            outcome="not-started",
+            unchanged=True,
+        )
+    return _follow(config, run_id, timeout, None)
+
+
+def _follow(config: Config, run_id: str, timeout: float | None, echo: BinaryIO | None) -> Result:
+    """Wait for the outcome, passing on the log to `echo`; Failure as `outcome` says."""
+    place = config.migrations / run_id
+    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        with (place / "log").open("rb") as log:
+            while True:
+                # Looked at before the log is read, so that the log is complete when it is over.
+                over = not is_running(config, run_id)
+                echo = _pass_on(log, echo)
+                if over:
+                    break
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise _going_on(f"the migration of run {run_id} is still running", run_id, UNFINISHED)
+                time.sleep(POLL)
+    except KeyboardInterrupt:
+        raise _going_on("stopped waiting for the migration", run_id, 130) from None
+    return _told(config, run_id)
+
+
+def _pass_on(log: BinaryIO, echo: BinaryIO | None) -> BinaryIO | None:
+    """Show what is new in the log; returns where to go on showing it."""
+    if echo is None:
+        return None
+    try:
+        echo.write(log.read())
+        echo.flush()
+    except BrokenPipeError:  # nobody reads it any more, which is no reason to stop waiting
+        return None
+    return echo
+
+
+def _going_on(what: str, run_id: str, exit_code: int) -> Failure:
+    return Failure(
+        what,
+        state="the migration goes on by itself",
+        next=f"{TOOLS}/migrate outcome {run_id} --timeout 600",
+        exit_code=exit_code,
+        outcome="running",
+    )
+
+
+def _told(config: Config, run_id: str) -> Result:
+    """The outcome of a run that is over."""
+    place = config.migrations / run_id
+    started = read_json(place / "started.json") or {}
+    ended = read_json(place / "outcome.json")
+    if ended is None:
+        raise _unknown(config, run_id, started, "the runner died before it could tell")
+    if ended["after"] is None:
+        # The database didn't answer then; it may by now.
+        ended.update(judge(started, ended["answer"], _look(config, started)))
+        if ended["after"] is not None:
+            write_json(place / "outcome.json", ended)
+    if ended["outcome"] == "unknown":
+        raise _unknown(config, run_id, started, ended["reason"])
+    if ended["outcome"] == "failed":
+        raise _failed(ended, place / "log")
+    now = migrations.revisions(ended["after"])
+    did = "nothing was pending"
+    if ended["applied"]:
+        did = f"{len(ended['applied'])} applied in {ended['seconds']} s"
+    return {**ended, "message": f"{did}; the database is at {now}"}
+
+
+def _failed(ended: dict[str, Any], log: Path) -> Failure:
+    where = "nobody knows where the database is"
+    if ended["after"] is not None:
+        where = f"the database says it is at {migrations.revisions(ended['after'])}"
+    state, next = f"{where}, as before; nothing was changed", "mend the migration and deploy again"
+    if not ended["unchanged"]:
+        state, next = f"{where}; the schema may be half changed", f"{log} tells more; {RESOLVE}"
+    return Failure(ended["reason"], state=state, next=next, **ended, details=_last_lines(log))
+
+
+def _unknown(config: Config, run_id: str, started: dict[str, Any], reason: str) -> Failure:
+    now = _look(config, started)
+    if not now.known:
+        where = now.message
+    elif now.state == "current":
+        where = f"the database is at {migrations.revisions(now.current)}, which is the target"
+    elif sorted(now.current) == sorted(started["before"]):
+        where = f"the database is at {migrations.revisions(now.current)}, as it was before"
+    else:
+        where = f"the database is at {migrations.revisions(now.current)}, between where it was and the target"
+    return Failure(
+        f"nobody knows how the migration of run {run_id} ended: {reason}",
+        state=where,
+        next=RESOLVE,
+        exit_code=IN_MAINTENANCE,
+        outcome="unknown",
+        before=started["before"],
+        after=list(now.current) if now.known else None,
+        details=_last_lines(config.migrations / run_id / "log"),
+    )
+
+
+def _look(config: Config, started: dict[str, Any]) -> Check:
+    try:
+        return migrations.check(config, started["release"])
+    except Failure as failure:  # the release is gone
+        return Check("unknown", message=failure.what)
+
+
+def _last_lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines()[-LOG_LINES:]

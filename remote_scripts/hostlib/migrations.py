@@ -1,0 +1,115 @@
+"""Where a database stands, seen from a release: at which revision, and what is pending."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from hostlib import adapters
+from hostlib.adapters import PATIENCE
+from hostlib.files import read_json
+from hostlib.program import Config
+
+
+@dataclass(frozen=True)
+class Check:
+    """Where a database stands, seen from a release.
+
+    Args:
+        state: current, pending, ahead (a later release's migration was applied by a run of ours)
+            or unknown.
+        current, target: the database's revisions, and those the release needs.
+        pending: what is to be applied, in order.
+        transactional: a failed migration is rolled back whole; None if that can't be told.
+        message: a sentence; with state unknown, the reason.
+    """
+
+    state: str
+    current: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    pending: tuple[dict[str, Any], ...] = ()
+    transactional: bool | None = None
+    message: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def known(self) -> bool:
+        return self.state in ("current", "pending")
+
+    @property
+    def safe(self) -> bool:
+        """True where the author of every pending migration labelled it safe for the old code."""
+        return self.state == "current" or (
+            self.state == "pending" and all(migration["safe"] for migration in self.pending)
+        )
+
+
+def check(config: Config, release: str) -> Check:
+    """Ask the database of `release` where it stands; a database that doesn't answer is state unknown."""
+    adapter = adapters.of_release(config, release)
+    if adapter is None:
+        return no_migrations(release)
+    with tempfile.TemporaryFile() as log:
+        try:
+            with adapters.conversation(adapter, log) as talk:
+                answer = talk.ask("check", PATIENCE)
+        except (OSError, subprocess.SubprocessError) as error:
+            return Check("unknown", message=f"{adapter.argv[0]} in {adapter.cwd}: {error}")
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
+    return understood(config, release, answer or {"error": f"the adapter died: {said}"})
+
+
+def no_migrations(release: str) -> Check:
+    return Check("current", message=f"release {release} has no migrations")
+
+
+def understood(config: Config, release: str, answer: dict[str, Any]) -> Check:
+    """Given what the adapter answered to `check`, return where the database stands."""
+    if "error" in answer:
+        return Check("unknown", message=answer["error"], transactional=answer.get("transactional"))
+    found = Check(
+        state="pending" if answer["pending"] else "current",
+        current=tuple(answer["current"]),
+        target=tuple(answer["target"]),
+        pending=tuple(answer["pending"]),
+        transactional=answer["transactional"],
+    )
+    if answer["strangers"]:
+        return _beyond(config, release, found, answer["strangers"])
+    return replace(found, message=_sentence(found))
+
+
+def revisions(names: Sequence[str]) -> str:
+    return ", ".join(names) or "no revision"
+
+
+def _beyond(config: Config, release: str, found: Check, strangers: Sequence[str]) -> Check:
+    """The database has revisions that the release doesn't know: who brought them there?"""
+    what = f"the database is at {revisions(found.current)}, and release {release} doesn't know that"
+    runs = _applied_here(config)
+    if not all(revision in runs for revision in strangers):
+        return replace(found, state="unknown", message=what)
+    by = ", ".join(sorted({runs[revision] for revision in strangers}))
+    return replace(found, state="ahead", message=f"{what}: it was brought there by run {by}")
+
+
+def _applied_here(config: Config) -> dict[str, str]:
+    """Every revision that a run on this host brought into the database -> that run."""
+    found = {}
+    for path in config.migrations.glob("[!.]*/outcome.json"):
+        for revision in (read_json(path) or {}).get("applied", ()):
+            found[revision] = path.parent.name
+    return found
+
+
+def _sentence(found: Check) -> str:
+    if not found.pending:
+        return f"the database is at {revisions(found.current)}; nothing is pending"
+    pending = ", ".join(f"{migration['revision']} {migration['message']}" for migration in found.pending)
+    return f"the database is at {revisions(found.current)}; pending: {pending}"

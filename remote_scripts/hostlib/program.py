@@ -1,0 +1,176 @@
+"""The frame of every host program: arguments in, one result out, an exit code that means something.
+
+By hand a program prints sentences. With --json it prints one JSON object, which is what the
+laptop reads: {"ok": true, ...} or {"ok": false, "error": {what, where, state, next}, ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DONE, BUG, USAGE, FAILED, IN_MAINTENANCE, BUSY, UNREACHABLE, UNFINISHED = range(8)
+TOOLS = Path(__file__).resolve().parent.parent
+
+AS_TOLD = "as `status` tells"
+
+Result = dict[str, Any]
+
+# Parent of every sub-command's parser, so that --json may stand at the end of the line.
+JSON = argparse.ArgumentParser(add_help=False)
+JSON.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+class Failure(Exception):
+    """A failure to be told: what, the state it leaves, the next command, and the exit code."""
+
+    def __init__(
+        self, what: str, *, state: str = "", next: str = "", exit_code: int = FAILED, **result: Any
+    ) -> None:
+        super().__init__(what)
+        self.what, self.state, self.next, self.exit_code, self.result = what, state, next, exit_code, result
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `fab setup` decided for one application on this host: config.json beside the programs."""
+
+    version: str
+    application: str
+    root: Path
+    user: str
+    privileged: bool
+    maintenance_dir: Path
+    url: str
+    host_header: str | None
+    liveness: tuple[str, ...]
+    statistics_path: str
+    document_root: str | None = None
+
+    @property
+    def run(self) -> Path:
+        """Sockets and generation records."""
+        return self.root / "run"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def shared(self) -> Path:
+        return self.root / "shared"
+
+    @property
+    def current(self) -> Path:
+        return self.root / "current"
+
+    @property
+    def state(self) -> Path:
+        """The lock and the journals; used on the lock host."""
+        return self.root / "state"
+
+    @property
+    def migrations(self) -> Path:
+        """One directory per migration run; used on the migration host."""
+        return self.root / "migrations"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
+
+
+def load_config() -> Config:
+    """Read config.json beside the programs; raises Failure (exit code 2) where it is missing or broken."""
+    path = TOOLS / "config.json"
+    try:
+        raw = json.loads(path.read_text())
+        return Config(
+            **{
+                **raw,
+                "root": Path(raw["root"]),
+                "maintenance_dir": Path(raw["maintenance_dir"]),
+                "liveness": tuple(raw["liveness"]),
+            }
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Failure(
+            f"{path} can't be used: {error}", next="fab setup", exit_code=USAGE, state="nothing was changed"
+        ) from error
+
+
+def become_root(config: Config, program: Path) -> None:
+    """Go on as root through sudo where the application was set up that way; does not return then."""
+    if config.privileged and os.geteuid() != 0:
+        os.execvp("sudo", ["sudo", "-n", str(program), *sys.argv[1:]])
+
+
+def become_owner(directory: Path) -> None:
+    """Go on as the owner of `directory`, where root runs by hand what works on the deploy user's files."""
+    owner = directory.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    os.setgroups([owner.st_gid])
+    os.setgid(owner.st_gid)
+    os.setuid(owner.st_uid)
+
+
+def drop_to(user: str) -> Callable[[], None]:
+    """What a child process of root calls to become `user`; does nothing when we aren't root."""
+    if os.geteuid() != 0:
+        return lambda: None
+    account = pwd.getpwnam(user)
+
+    def drop() -> None:
+        if account.pw_uid != os.geteuid():
+            os.initgroups(user, account.pw_gid)
+            os.setgid(account.pw_gid)
+            os.setuid(account.pw_uid)
+
+    return drop
+
+
+def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Result]) -> None:
+    """Parse, run `body`, print its result, exit.
+
+    `body` returns a result whose "message" is what a person reads, or raises Failure.
+    """
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
+    arguments = parser.parse_args()
+    code = DONE
+    try:
+        result = {"ok": True, **body(arguments)}
+    except Failure as failure:
+        code = failure.exit_code
+        result = {"ok": False, "error": _explain(failure.what, failure.state, failure.next), **failure.result}
+    except KeyboardInterrupt:
+        code = 130
+        result = {"ok": False, "error": _explain("interrupted", AS_TOLD, f"{TOOLS}/status")}
+    except OSError as error:
+        # Nobody foresaw it, so nobody can promise that the host is as it was: not FAILED.
+        code = BUG
+        result = {"ok": False, "error": _explain(str(error), AS_TOLD, f"{TOOLS}/status")}
+    if arguments.json:
+        print(json.dumps(result, sort_keys=True))
+    elif code == DONE:
+        print(result.get("message", "done"))
+    else:
+        told = result["error"]
+        print(f"{parser.prog}: {told['what']}", file=sys.stderr)
+        for label in ("where", "state", "next"):
+            if told[label]:
+                print(f"  {label}: {told[label]}", file=sys.stderr)
+        for line in result.get("details", ()):
+            print(f"  | {line}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _explain(what: str, state: str, next: str) -> dict[str, str]:
+    return {"what": what, "where": os.uname().nodename, "state": state, "next": next}

@@ -1,0 +1,159 @@
+"""`lock`: one run at a time, and everybody is told whose it is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.barehost import bare_host
+from tests.support.webhost import Ran, WebHost
+
+
+@pytest.fixture
+def host() -> Iterator[WebHost]:
+    with bare_host() as host:
+        yield host
+
+
+def asking(run_id: str, **more: str) -> list[str]:
+    details = {"run-id": run_id, "by": "ann", "laptop": "tp", "operation": "deploy", "release": "r1", **more}
+    return ["acquire", *(f"--{key}={value}" for key, value in details.items())]
+
+
+def acquire(host: WebHost, run_id: str, **more: str) -> Ran:
+    return host.run("lock", *asking(run_id, **more))
+
+
+def holder(host: WebHost) -> str | None:
+    lock = host.run("lock", "show").json["lock"]
+    return lock and str(lock["run_id"])
+
+
+def test_acquiring_a_free_lock_says_whose_it_is_now(host: WebHost) -> None:
+    ran = acquire(host, "run1", reason="new schema")
+    assert (ran.code, ran.json["changed"]) == (0, True)
+    shown = host.run("lock", "show").json["lock"]
+    wanted = {"run_id": "run1", "by": "ann", "laptop": "tp", "operation": "deploy", "release": "r1"}
+    assert wanted.items() <= shown.items()
+    assert shown["reason"] == "new schema"
+    assert shown["since"].endswith("Z")
+
+
+def test_the_same_run_may_ask_again(host: WebHost) -> None:
+    first = acquire(host, "run1").json["lock"]
+    again = acquire(host, "run1", laptop="another")
+    assert (again.code, again.json["changed"]) == (0, False)
+    assert again.json["lock"] == first
+
+
+def test_another_run_is_told_who_holds_it_and_what_to_do(host: WebHost) -> None:
+    acquire(host, "run1", reason="new schema")
+    ran = acquire(host, "run2", by="bob")
+    assert (ran.code, holder(host)) == (5, "run1")
+    for told in ("ann", "tp", "deploy of r1", "new schema", "run1", ran.json["lock"]["since"]):
+        assert told in ran.error["what"]
+    assert "fab unlock --force run1" in ran.error["next"]
+
+
+def test_only_the_run_that_holds_it_can_let_it_go(host: WebHost) -> None:
+    acquire(host, "run1")
+    refused = host.run("lock", "release", "--run-id", "run2")
+    assert (refused.code, refused.json["lock"]["run_id"], holder(host)) == (5, "run1", "run1")
+    released = host.run("lock", "release", "--run-id", "run1")
+    assert (released.code, released.json["changed"], holder(host)) == (0, True, None)
+
+
+def test_letting_go_twice_is_harmless(host: WebHost) -> None:
+    ran = host.run("lock", "release", "--run-id", "run1")
+    assert (ran.code, ran.json["changed"]) == (0, False)
+
+
+def test_breaking_takes_the_exact_run_id(host: WebHost) -> None:
+    acquire(host, "run1")
+    assert host.run("lock", "break", "--run-id", "run").code == 5
+    assert holder(host) == "run1"
+    assert host.run("lock", "break", "--run-id", "run1").code == 0
+    assert holder(host) is None
+
+
+def test_breaking_is_refused_while_the_migration_of_that_run_holds_its_own_lock(host: WebHost) -> None:
+    acquire(host, "run1")
+    migration = host.root / "migrations" / "run1"
+    migration.mkdir()
+    with (migration / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ran = host.run("lock", "break", "--run-id", "run1")
+    assert ran.code == 5
+    assert "still running" in ran.error["what"]
+    assert holder(host) == "run1"
+    assert host.run("lock", "break", "--run-id", "run1").code == 0
+
+
+def test_of_many_at_once_exactly_one_gets_it(host: WebHost) -> None:
+    processes = [host.start("lock", *asking(f"run{number}")) for number in range(8)]
+    answers = [json.loads(process.communicate(timeout=30)[0]) for process in processes]
+    winners = [number for number, answer in enumerate(answers) if answer["ok"]]
+    assert len(winners) == 1
+    assert {answer["lock"]["run_id"] for answer in answers} == {f"run{winners[0]}"} == {holder(host)}
+
+
+def test_a_lock_is_never_seen_without_its_details(host: WebHost) -> None:
+    lock = host.root / "state" / "lock"
+
+    def is_the_lock(directory: int) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(directory), lock.stat())
+        return False
+
+    for number in range(3):
+        processes = [
+            host.start("lock", *asking(f"run{number}")),
+            host.start("lock", "release", "--run-id", f"run{number}"),
+        ]
+        while any(process.poll() is None for process in processes):
+            try:
+                seen = os.open(lock, os.O_DIRECTORY)
+            except FileNotFoundError:
+                continue
+            # The directory that we opened may be on its way out; then it has another name by now.
+            complete = "details.json" in os.listdir(seen)
+            assert complete or not is_the_lock(seen)
+            os.close(seen)
+        for process in processes:
+            process.communicate()
+        host.run("lock", "release", "--run-id", f"run{number}")
+
+
+def test_nothing_is_left_in_the_state_directory(host: WebHost) -> None:
+    acquire(host, "run1")
+    acquire(host, "run2")
+    host.run("lock", "release", "--run-id", "run1")
+    assert os.listdir(host.root / "state") == []
+
+
+def test_by_hand_root_goes_on_as_the_deploy_user(host: WebHost) -> None:
+    state = host.root / "state"
+    if os.geteuid() == 0:  # otherwise we are the deploy user
+        shutil.chown(state, "nobody")
+    assert acquire(host, "run1").code == 0
+    assert (state / "lock" / "details.json").stat().st_uid == state.stat().st_uid
+
+
+@pytest.mark.parametrize("run_id", ["", "../x", "x" * 90])
+def test_an_id_that_could_leave_its_directory_is_refused(host: WebHost, run_id: str) -> None:
+    assert acquire(host, run_id).code == 2
+
+
+def test_by_hand_it_answers_in_sentences(host: WebHost) -> None:
+    assert "nobody holds the lock" in host.run("lock", "show", as_json=False).out
+    acquire(host, "run1")
+    assert "ann on tp since" in host.run("lock", "show", as_json=False).out
+    refused = host.run("lock", "release", "--run-id", "run2", as_json=False)
+    assert refused.out == ""
+    assert "held by ann on tp" in refused.err

@@ -1,0 +1,657 @@
+"""`swap` on real hosts: lighttpd in front of flup and php-cgi, and visitors who check every answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hostlib import generations, unixsockets
+
+from tests.support.swapsite import Site, Visitors
+from tests.support.webhost import wait_until
+
+FOUR_CHILDREN = {"PHP_FCGI_CHILDREN": "4"}
+
+
+@pytest.fixture
+def make_site() -> Iterator[Callable[..., Site]]:
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Site:
+            return stack.enter_context(Site(**options))
+
+        yield make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()
+
+
+@pytest.fixture
+def in_background() -> Iterator[Callable[..., Future[Any]]]:
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit
+
+
+# -- the way it goes -------------------------------------------------------------------------------
+
+
+def test_the_first_swap_puts_a_release_on_the_air(site: Site) -> None:
+    site.release("r1")
+
+    ran = site.swap("--release", "r1", "--run-id", "run-1")
+
+    assert ran.code == 0
+    assert (ran.json["changed"], ran.json["generation"], ran.json["release"]) == (True, 1, "r1")
+    assert (ran.json["previous_generation"], ran.json["stopped"]) == (None, [])
+    assert 0 < ran.json["ready_in"] < 10
+    assert site.generation() == 1
+    assert os.readlink(site.root / "current") == "releases/r1"
+    assert os.readlink(site.host.run_dir / "app.sock") == "app.1.sock"
+    assert (site.host.run_dir / "app.1.sock").stat().st_mode & 0o777 == 0o660
+    assert "generation 1 begins" in site.log()
+    site.assert_only(site.serving())
+
+
+def test_a_swap_replaces_the_process_on_the_current_release_and_leaves_nothing_of_the_old_one(
+    site: Site,
+) -> None:
+    old = site.first()
+
+    ran = site.swap()
+
+    assert ran.code == 0
+    assert (ran.json["generation"], ran.json["previous_generation"], ran.json["stopped"]) == (2, 1, [1])
+    assert (ran.json["release"], ran.json["previous_release"]) == ("r1", "r1")
+    assert site.generation() == 2
+    assert site.serving().pid != old.pid
+    site.assert_only(site.serving())
+
+
+def test_by_hand_it_tells_in_words_what_it_did(site: Site) -> None:
+    site.first()
+    ran = site.swap(as_json=False)
+    assert ran.out.startswith("generation 2 (release r1) serves; it was ready in 0.")
+    assert ran.out.endswith("; stopped: 1\n")
+
+
+def test_the_same_run_id_again_changes_nothing_and_another_one_does(site: Site) -> None:
+    site.release("r1")
+    first = site.swap("--release", "r1", "--run-id", "run-1")
+    served = site.serving()
+
+    again = site.swap("--release", "r1", "--run-id", "run-1")
+    assert (again.code, again.json["changed"], again.json["generation"]) == (0, False, 1)
+    assert site.serving() == served
+
+    other = site.swap("--release", "r1", "--run-id", "run-2")
+    assert (first.json["changed"], other.json["changed"], other.json["generation"]) == (True, True, 2)
+
+
+def test_the_same_run_id_starts_it_again_when_it_has_crashed_since(site: Site) -> None:
+    site.release("r1")
+    site.swap("--release", "r1", "--run-id", "run-1")
+    kill(site.serving().pid)
+
+    ran = site.swap("--release", "r1", "--run-id", "run-1")
+
+    assert (ran.code, ran.json["changed"]) == (0, True)
+    assert site.generation() == 2
+    site.assert_only(site.serving())
+
+
+def test_a_crashed_application_is_simply_started_anew(site: Site) -> None:
+    kill(site.first().pid)
+    assert site.host.get("/").status == 503
+
+    assert site.swap().code == 0
+    assert site.generation() == 2
+    site.assert_only(site.serving())
+
+
+def test_generation_numbers_are_never_given_twice(site: Site) -> None:
+    site.first()
+    site.release("bad", env={"EXIT": "1"})
+    assert site.swap("--release", "bad").code == 3
+    assert site.swap().json["generation"] == 3
+
+
+def test_a_swap_in_maintenance_proves_itself_through_the_bypass(site: Site) -> None:
+    site.first()
+    assert site.host.run("down").code == 0
+
+    ran = site.swap()
+
+    assert (ran.code, ran.json["generation"]) == (0, 2), ran
+    assert site.host.get("/").in_maintenance
+    assert site.host.run("up").code == 0
+    assert site.generation() == 2
+
+
+# -- nothing is lost -------------------------------------------------------------------------------
+
+
+def test_ten_swaps_under_load_lose_no_request_of_a_threaded_application(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(max_workers=3)
+    site.first()
+    site.release("r2")
+
+    with Visitors(site) as visitors:
+        for number in range(10):
+            ran = site.swap("--release", f"r{1 + number % 2}")
+            assert ran.code == 0, ran
+            at_least_one_more(visitors, ran.json["generation"])
+
+    assert visitors.lost == []
+    assert visitors.answered > 1000
+    site.assert_only(site.serving())
+
+
+def test_ten_swaps_under_load_lose_no_request_of_php_and_no_old_code_answers_after_one(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(document_root="current/public", max_workers=2)
+    for name in ("r1", "r2"):
+        site.php_release(name, env=FOUR_CHILDREN)
+    assert site.swap("--release", "r2").code == 0
+
+    with Visitors(site, path="/index.php") as visitors:
+        for number in range(10):
+            ran = site.swap("--release", f"r{1 + number % 2}")
+            assert ran.code == 0, ran
+            for _ in range(8):
+                answer = site.host.get("/index.php")
+                assert answer.text == f"hello from {answer.headers['x-release']}"
+            at_least_one_more(visitors, ran.json["generation"])
+
+    assert visitors.lost == []
+    assert visitors.answered > 1000
+    site.assert_only(site.serving())
+
+
+def test_an_application_that_binds_its_socket_itself_is_swapped_as_well(site: Site) -> None:
+    site.first(listen="path")
+    site.release("r2", listen="path")
+    with Visitors(site, count=3) as visitors:
+        for release in ("r2", "r1", "r2"):
+            ran = site.swap("--release", release)
+            assert ran.code == 0, ran
+            at_least_one_more(visitors, ran.json["generation"])
+    assert visitors.lost == []
+    assert site.files() == {"app.sock", "app.4.sock", "app.4.json", "app.4.d"}
+
+
+def test_a_request_of_five_seconds_in_the_old_generation_is_finished(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first()
+    slow = in_background(site.host.get, "/slow?5")
+    wait_until(lambda: "slow begins" in site.log())
+
+    ran = site.swap()
+
+    answer = slow.result()
+    assert (answer.status, answer.text, answer.headers["x-generation"]) == (200, "hello", "1")
+    assert ran.code == 0
+    assert 3 < ran.json["drained_in"] < 6
+    assert site.generation() == 2
+    site.assert_only(site.serving())
+
+
+def test_requests_that_still_wait_in_the_old_queue_are_answered_by_it(
+    make_site: Callable[..., Site], in_background: Callable[..., Future[Any]]
+) -> None:
+    site = make_site(document_root="current/public")
+    site.php_release("r1")  # one process, so one request at a time
+    site.swap("--release", "r1")
+    old = site.serving()
+    slow = [in_background(site.host.get, "/index.php/slow?0.4") for _ in range(3)]
+    wait_until(lambda: unixsockets.connections(old.socket).queued == 2)
+
+    ran = site.swap()
+
+    assert (ran.code, ran.json["stopped"]) == (0, [1])
+    assert [(answer.result().status, answer.result().headers["x-generation"]) for answer in slow] == [
+        (200, "1")
+    ] * 3
+
+
+# -- an old generation that is not done in time -------------------------------------------------------
+
+
+def test_past_the_drain_deadline_the_old_generation_is_kept_and_a_later_swap_reaps_it(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first(drain_timeout=0.2)
+    slow = in_background(site.host.get, "/slow?2")
+    wait_until(lambda: "slow begins" in site.log())
+
+    ran = site.swap()
+
+    assert ran.code == 7
+    assert ran.error["what"] == "not stopped: generation 1 (1 connection; not done within 0.2 s)"
+    assert ran.error["state"].startswith("generation 2 (release r1) serves")
+    assert ran.error["next"].endswith("/swap --reap")
+    assert ran.json["kept"][0]["connections"] == 1
+    assert [record.state for record in site.records()] == ["draining", "serving"]
+    assert site.generation() == 2
+
+    early = site.swap("--reap")
+    assert (early.code, early.error["what"]) == (7, "not stopped: generation 1 (1 connection; not done yet)")
+
+    answer = slow.result()
+    assert (answer.status, answer.headers["x-generation"]) == (200, "1")
+    later = site.swap()
+    assert (later.code, sorted(later.json["stopped"])) == (0, [1, 2])
+    site.assert_only(site.serving())
+
+
+def test_reap_stops_what_is_left_over_and_starts_nothing(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first(drain_timeout=0)
+    slow = in_background(site.host.get, "/slow?1")
+    wait_until(lambda: "slow begins" in site.log())
+    assert site.swap().code == 7
+    slow.result()
+
+    ran = site.swap("--reap")
+
+    assert (ran.code, ran.json["stopped"], ran.json["generation"]) == (0, [1], 2)
+    site.assert_only(site.serving())
+
+
+def test_the_children_of_a_killed_php_cgi_serve_on_until_the_swap_and_end_with_it(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(document_root="current/public")
+    site.php_release("r1", env=FOUR_CHILDREN)
+    site.swap("--release", "r1")
+    kill(site.serving().pid)
+    assert len(site.processes()) == 4
+    assert site.generation("/index.php") == 1
+
+    assert site.swap().code == 0
+    site.assert_only(site.serving())
+
+
+# -- a new generation that is no good -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("app", "because"),
+    [
+        ({"env": {"START_DELAY": "60"}, "start_timeout": 0.4}, "within 0.4 s; the last try got no answer"),
+        ({"env": {"EXIT": "4"}}, "it ended with exit status 4"),
+        ({"env": {"STATUS": "500"}, "start_timeout": 0.4}, "the last answer was 500 'hello'"),
+        ({"env": {"EXIT": "0"}}, "it must stay in the foreground"),
+        ({"env": {"START_DELAY": "60"}, "start_timeout": 0.4, "listen": "path"}, "No such file"),
+        ({"command": "sh -c 'kill -9 $$'"}, "it was ended by signal 9 (Killed)"),
+        ({"command": "./no-such-program"}, "can't be started"),
+    ],
+)
+def test_a_generation_that_is_not_ready_is_stopped_and_the_public_notices_nothing(
+    site: Site, app: dict[str, Any], because: str
+) -> None:
+    old = site.first()
+    site.release("bad", **app)
+
+    with Visitors(site, count=2) as visitors:
+        ran = site.swap("--release", "bad")
+
+    assert ran.code == 3
+    assert because in ran.error["what"]
+    assert visitors.lost == []
+    assert set(visitors.generations) == {"1"}
+    assert os.readlink(site.root / "current") == "releases/r1"
+    assert site.serving() == old
+    site.assert_only(old)
+
+
+def test_an_exit_is_noticed_at_once_and_told_with_the_last_lines_of_the_log(site: Site) -> None:
+    site.first()
+    site.release("bad", env={"EXIT": "4"}, start_timeout=60)
+    began = time.monotonic()
+
+    ran = site.swap("--release", "bad")
+    assert time.monotonic() - began < 5
+    assert ran.json["details"] == ["generation 2 begins", "no database, I give up"]
+
+    by_hand = site.swap("--release", "bad", as_json=False)
+    assert "\n  | no database, I give up\n" in by_hand.err
+
+
+def test_the_text_that_the_health_check_wants_counts(site: Site) -> None:
+    site.release("r1", health={"contains": "hello", "status": 200})
+    assert site.swap("--release", "r1").code == 0
+    site.release("r2", health={"contains": "goodbye"}, start_timeout=0.3)
+    ran = site.swap("--release", "r2")
+    assert ran.code == 3
+    assert "did not answer 200 from / with 'goodbye' in it within 0.3 s" in ran.error["what"]
+
+
+def test_a_generation_that_fails_behind_the_web_server_is_taken_back(site: Site) -> None:
+    old = site.first()
+    site.release("bad", env={"BEHIND_WEB_STATUS": "500"})
+
+    ran = site.swap("--release", "bad")
+
+    assert ran.code == 3
+    assert "the web server answers 500, not 200 from /" in ran.error["what"]
+    assert "generation 2 (release bad) was stopped" in ran.error["state"]
+    assert os.readlink(site.root / "current") == "releases/r1"
+    assert site.generation() == 1
+    site.assert_only(old)
+
+
+def test_a_web_server_that_does_not_lead_to_our_socket_is_found_out_and_no_link_is_left(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(backend="elsewhere.sock")
+    site.host.serve(99, flip=False)  # answers 200 to everything, as the health check wants
+    (site.host.run_dir / "elsewhere.sock").symlink_to("app.99.sock")
+    site.release("r1")
+
+    ran = site.swap("--release", "r1")
+
+    assert ran.code == 3
+    assert "without a connection to" in ran.error["what"]
+    assert "fastcgi.server" in ran.error["next"]
+    assert site.applications() == set()
+    assert not (site.host.run_dir / "app.sock").is_symlink()
+    assert not (site.root / "current").is_symlink()
+
+
+# -- going back ---------------------------------------------------------------------------------------
+
+
+def test_the_old_generation_stays_warm_and_back_is_one_rename_away(site: Site) -> None:
+    old = site.first()
+    site.release("r2", soak_time=5)
+    ran = site.swap("--release", "r2")
+    assert (ran.code, ran.json["warm"], ran.json["stopped"]) == (0, [1], [])
+    assert site.records()[0].state == "warm"
+
+    with Visitors(site) as visitors:
+        back = site.swap("--back", "--run-id", "run-1")
+
+    assert visitors.lost == []
+    assert (back.code, back.json["generation"], back.json["release"]) == (0, 1, "r1")
+    assert (back.json["previous_generation"], back.json["stopped"]) == (2, [2])
+    assert os.readlink(site.root / "current") == "releases/r1"
+    assert site.serving().pid == old.pid
+    site.assert_only(site.serving())
+
+    again = site.swap("--back", "--run-id", "run-1")
+    assert (again.code, again.json["changed"], again.json["generation"]) == (0, False, 1)
+
+
+def test_back_without_a_warm_generation_is_refused(site: Site) -> None:
+    site.first()
+    ran = site.swap("--back")
+    assert (ran.code, ran.error["next"]) == (2, "fab rollback")
+    assert site.generation() == 1
+
+
+def test_back_under_the_run_id_of_the_swap_forward_goes_back(site: Site) -> None:
+    site.first()
+    site.release("r2", soak_time=5)
+    site.swap("--release", "r2", "--run-id", "run-1")
+    assert site.swap("--back", "--run-id", "run-1").json["generation"] == 1
+    assert site.swap("--release", "r2", "--run-id", "run-1").json["generation"] == 3
+
+
+def test_only_the_last_old_generation_stays_warm(site: Site) -> None:
+    site.first(soak_time=5)
+    site.swap()
+    ran = site.swap("--run-id", "run-3")
+    assert (ran.json["generation"], ran.json["warm"], ran.json["stopped"]) == (3, [2], [1])
+    again = site.swap("--run-id", "run-3")
+    assert (again.json["changed"], again.json["warm"], again.json["stopped"]) == (False, [2], [])
+
+
+def test_a_warm_generation_that_died_is_no_way_back(site: Site) -> None:
+    site.first(soak_time=5)
+    site.swap()
+    kill(site.records()[0].pid)
+    assert site.swap("--back").code == 2
+    assert [record.generation for record in site.records()] == [2]
+
+
+def test_a_warm_generation_is_stopped_by_itself_when_its_time_is_over(site: Site) -> None:
+    site.first(soak_time=0.1)
+    assert site.swap().json["warm"] == [1]
+    wait_until(lambda: len(site.records()) == 1, timeout=10, what="the warm generation is reaped")
+    wait_until(lambda: len(site.processes()) == 1, what="its timer ends")
+    site.assert_only(site.serving())
+
+
+# -- killed in between ----------------------------------------------------------------------------------
+
+
+def test_a_swap_killed_at_any_moment_is_finished_by_the_next_one_and_nobody_notices(site: Site) -> None:
+    site.first()
+    site.release("r2")
+    took = measured(lambda: site.swap("--release", "r2"))
+    chance = random.Random(20)  # noqa: S311 - the moments should be the same in each run
+    interrupted = 0
+
+    with Visitors(site, count=3) as visitors:
+        for number in range(8):
+            arguments = ("--release", f"r{1 + number % 2}", "--run-id", f"run-{number}")
+            swap = site.host.start("swap", *arguments)
+            time.sleep(chance.uniform(0.2, 1.2) * took)
+            swap.kill()
+            swap.communicate()
+            interrupted += swap.returncode == -signal.SIGKILL
+
+            again = site.swap(*arguments)
+
+            assert again.code == 0, again
+            assert again.json["release"] == arguments[1]
+            assert os.readlink(site.root / "current") == f"releases/{arguments[1]}"
+            site.assert_only(site.serving())
+
+    assert visitors.lost == []
+    assert interrupted > 2, "the kills came too late to show anything"
+
+
+def test_a_half_started_generation_of_a_killed_swap_is_cleaned_up(site: Site) -> None:
+    old = site.first()
+    site.release("slow", env={"START_DELAY": "60"}, start_timeout=60)
+    swap = site.host.start("swap", "--release", "slow")
+    wait_until(lambda: "generation 2 begins" in site.log())
+    kill_swap(swap)
+    assert len(site.applications()) == 2
+
+    ran = site.swap()
+
+    assert (ran.code, ran.json["generation"], sorted(ran.json["stopped"])) == (0, 3, [1, 2])
+    assert site.serving().pid != old.pid
+    site.assert_only(site.serving())
+
+
+def test_a_swap_killed_while_it_drains_is_finished_under_the_same_run_id(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first()
+    site.release("r2")
+    slow = in_background(site.host.get, "/slow?2")
+    wait_until(lambda: "slow begins" in site.log())
+    swap = site.host.start("swap", "--release", "r2", "--run-id", "run-1")
+    wait_until(lambda: len(site.records()) == 2 and site.serving().generation == 2)
+    kill_swap(swap)
+
+    ran = site.swap("--release", "r2", "--run-id", "run-1")
+
+    assert (ran.code, ran.json["changed"], ran.json["stopped"]) == (0, False, [1])
+    assert slow.result().status == 200
+    assert os.readlink(site.root / "current") == "releases/r2"
+    site.assert_only(site.serving())
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing_behind(site: Site) -> None:
+    old = site.first()
+    site.release("slow", env={"START_DELAY": "60"}, start_timeout=60)
+    swap = site.host.start("swap", "--release", "slow")
+    wait_until(lambda: "generation 2 begins" in site.log())
+    swap.send_signal(signal.SIGINT)
+    swap.communicate()
+    assert swap.returncode == 130
+    site.assert_only(old)
+
+
+def test_of_two_swaps_at_once_the_second_is_sent_away(site: Site) -> None:
+    site.first()
+    site.release("slow", env={"START_DELAY": "1"})
+    first = site.host.start("swap", "--release", "slow")
+    wait_until(lambda: "generation 2 begins" in site.log())
+
+    second = site.swap("--release", "slow")
+
+    assert (second.code, second.error["what"]) == (5, "another swap is at work on this host")
+    assert json.loads(first.communicate()[0])["generation"] == 2
+    site.assert_only(site.serving())
+
+
+# -- what it runs, and as whom ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_runs_the_application_as_its_user(make_site: Callable[..., Site]) -> None:
+    site = make_site(config={"user": "www-data"}, username="www-data")
+    site.first()
+    described = json.loads(site.host.get("/self").text)
+    assert set(described["ids"]) == {33}
+    assert (site.host.run_dir / "app.1.sock").stat().st_uid == 33
+    assert (site.host.run_dir / "app.1.json").stat().st_uid == 0
+
+    site.release("own", listen="path", env={"APP_SOCKET": "overruled"})
+    assert site.swap("--release", "own").code == 0
+    assert set(json.loads(site.host.get("/self").text)["ids"]) == {33}
+
+
+def test_the_application_gets_a_clean_environment_and_only_its_listener(site: Site) -> None:
+    site.first(env={"COLOUR": "green", "LANG": "de_DE.UTF-8"})
+    described = json.loads(site.host.get("/self").text)
+    environment = described["environment"]
+    assert set(environment) - {"LC_CTYPE"} == {
+        "PATH", "HOME", "LANG", "COLOUR", "DEPLOYTOOLS_RELEASE", "DEPLOYTOOLS_GENERATION",
+    }  # fmt: skip
+    assert (environment["COLOUR"], environment["LANG"]) == ("green", "de_DE.UTF-8")
+    assert described["directory"] == str(site.root / "releases" / "r1")
+    assert described["session"] == described["pid"] == site.serving().pid
+    log = str(site.root / "log" / "app.log")
+    inherited = [described["descriptors"][number] for number in "012"]
+    assert inherited[0].startswith("socket:")
+    assert inherited[1:] == [log, log]
+    # Beyond those: the connection of this request, and whatever has no inode to lead anywhere.
+    others = set(described["descriptors"].values()) - set(inherited)
+    assert len([target for target in others if target.startswith("socket:")]) == 1
+    assert not [target for target in others if target.startswith(str(site.host.base))]
+
+
+# -- bad input ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--release", "missing"), "missing/.deploytools.json can't be read"),
+        (("--release", "../r1"), "is no id"),
+        ((), "current leads to no release"),
+        (("--back",), "no warm generation"),
+        (("--back", "--release", "r1"), "not allowed with"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_started(
+    site: Site, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = site.swap(*arguments, as_json=False)
+    assert ran.code == 2
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert site.files() == set()
+
+
+def test_a_root_that_is_too_deep_for_a_socket_is_refused(site: Site) -> None:
+    deep = site.root / ("d" * 60) / ("e" * 30)
+    deep.parent.mkdir()
+    for name in ("run", "releases", "log"):
+        (deep / name).mkdir(parents=True)
+    site.release("r1").rename(deep / "releases" / "r1")
+    site.host.config["root"] = str(deep)
+    site.host.write_config()
+
+    ran = site.swap("--release", "r1")
+
+    assert ran.code == 2
+    assert "longer than 107 bytes" in ran.error["what"]
+    assert {path.name for path in (deep / "run").iterdir()} == {"swap.lock", "generation"}
+
+
+def test_an_account_that_does_not_exist_is_named(make_site: Callable[..., Site]) -> None:
+    site = make_site(config={"user": "nobody-here"})
+    site.release("r1")
+    ran = site.swap("--release", "r1")
+    assert (ran.code, ran.error["what"]) == (2, "there is no account nobody-here to run the application as")
+
+
+def test_a_host_that_was_not_set_up_is_told_so(site: Site) -> None:
+    site.host.run_dir.rmdir()
+    ran = site.swap("--release", "r1")
+    assert (ran.code, ran.error["next"]) == (2, "fab setup")
+
+
+def test_a_manager_that_this_host_does_not_have_is_named(site: Site) -> None:
+    site.release("r1", manager="systemd")
+    ran = site.swap("--release", "r1")
+    assert (ran.code, ran.error["what"]) == (2, "this host can't run generations by systemd")
+    assert site.files() == set()
+
+
+@pytest.mark.parametrize("name", ["run/app.sock", "current"])
+def test_what_is_not_ours_is_not_replaced(site: Site, name: str) -> None:
+    site.release("r1")
+    (site.root / name).mkdir()
+    ran = site.swap("--release", "r1")
+    assert ran.code == 2
+    assert f"{name} is no symbolic link" in ran.error["what"]
+    assert (site.root / name).is_dir()
+
+
+# -- helpers ----------------------------------------------------------------------------------------------
+
+
+def kill(pid: int | None) -> None:
+    """End one process for good, and return when it is gone."""
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: (process := generations.find_process(pid)) is None or process.dead)
+
+
+def kill_swap(swap: subprocess.Popen[str]) -> None:
+    swap.kill()
+    swap.communicate()
+
+
+def at_least_one_more(visitors: Visitors, generation: int) -> None:
+    wait_until(lambda: visitors.generations[str(generation)], what="a visitor gets to the new generation")
+
+
+def measured(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began

@@ -1,0 +1,189 @@
+"""What goes wrong, on a real web host: what it says, what state it leaves, and the way out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.site import Site, wait_for
+
+
+@pytest.fixture(scope="module")
+def deployed(site: Site) -> Site:
+    """The site on v3, the schema on 0002."""
+    site.on("deploy", "--ref", "v3", "--yes")
+    return site
+
+
+@pytest.fixture(autouse=True)
+def _unharmed(deployed: Site) -> Iterator[None]:
+    """Whatever a test breaks, the site is whole afterwards: up, unlocked, answering."""
+    yield
+    status = deployed.status()
+    assert status["lock"] is None
+    assert status["maintenance"]["state"] == "up"
+    assert deployed.get("health")[0] == 200
+
+
+def migrations(site: Site) -> int:
+    """How many migrations were ever started."""
+    return len(list(site.root.glob("migrations/*/started.json")))
+
+
+def test_pending_migrations_are_refused_without_a_window(deployed: Site) -> None:
+    done = deployed.on("deploy", "--ref", "broken-migration", "--yes", code=3)
+
+    assert "0003" in done.stderr
+    assert "next:  fab deploy --with-downtime" in done.stderr
+    assert deployed.serves == deployed.commit("v3")
+
+
+def test_a_migration_that_fails_leaves_the_old_release_up(deployed: Site) -> None:
+    with deployed.visitors("--rate", "100", "--clients", "4") as leave:
+        done = deployed.on("deploy", "--ref", "broken-migration", "--with-downtime", "--yes", code=3)
+        seen = leave()
+
+    assert "state: the site is up on what it ran before" in done.stderr
+    assert deployed.serves == deployed.commit("v3")
+    assert deployed.get()[1]["x-schema"] == "0002"
+    assert seen["lost"] == 0
+    assert seen["mismatches"] == 0
+
+
+@pytest.mark.parametrize("ref", ["broken-app", "sick-app"])
+@pytest.mark.parametrize("window", [[], ["--with-downtime"]])
+def test_an_app_that_does_not_get_well_is_never_shown_to_the_public(
+    deployed: Site, ref: str, window: list[str]
+) -> None:
+    with deployed.visitors("--rate", "100", "--clients", "4") as leave:
+        done = deployed.on("deploy", "--ref", ref, *window, "--yes", code=3)
+        seen = leave()
+
+    assert "is not ready" in done.stderr
+    assert "next:  look at" in done.stderr
+    assert seen["lost"] == 0
+    assert [name.rsplit("-", 1)[-1] for name in seen["releases"]] == [deployed.commit("v3")]
+
+
+def test_two_deploys_at_once_and_the_second_is_told_who_is_at_it(deployed: Site) -> None:
+    first = deployed.start("on", "sandbox", "deploy", "--ref", "v3", "--with-downtime", "--yes")
+    wait_for((deployed.root / "state" / "lock").exists, "the first one's lock")
+    second = deployed.on("deploy", "--ref", "v3", "--yes", code=5)
+    first.communicate(timeout=60)
+
+    assert "where: sandbox" in second.stderr
+    assert "nothing was changed" in second.stderr
+    assert first.returncode == 0
+
+
+def test_ctrl_c_before_the_migration_can_be_aborted(deployed: Site) -> None:
+    before = migrations(deployed)
+    process = deployed.start("on", "sandbox", "deploy", "--ref", "slow-migration", "--with-downtime", "--yes")
+    wait_for((deployed.root / "state" / "lock").exists, "the lock")
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "stopping as soon as the step in hand is done" in stderr
+    assert "next:  fab deploy --resume, or fab deploy --abort" in stderr
+    told = deployed.on("deploy", "--abort")
+    assert "reverted" in told.stdout
+    assert deployed.serves == deployed.commit("v3")
+    assert migrations(deployed) == before
+
+
+def test_a_laptop_that_dies_in_the_migration_changes_nothing_about_it(deployed: Site) -> None:
+    before = migrations(deployed)
+    process = deployed.start("on", "sandbox", "deploy", "--ref", "slow-migration", "--with-downtime", "--yes")
+    wait_for(lambda: migrations(deployed) > before, "the migration")
+    process.kill()
+    process.communicate()
+    assert deployed.get()[0] == 503
+
+    deployed.on("deploy", "--ref", "v3", "--yes", code=5)
+    refused = deployed.on("deploy", "--abort", code=4)
+    assert "next:  fab deploy --resume" in refused.stderr
+    told = deployed.on("deploy", "--resume")
+
+    assert "done" in told.stdout
+    assert migrations(deployed) == before + 1
+    assert deployed.serves == deployed.commit("slow-migration")
+    assert deployed.get()[1]["x-schema"] == deployed.get()[1]["x-schema-expected"]
+
+
+def test_a_rollback_past_a_migration_is_refused(deployed: Site) -> None:
+    done = deployed.on("rollback", "--yes", code=3)
+
+    assert "the site is up on what it ran before" in done.stderr
+    assert deployed.serves == deployed.commit("slow-migration")
+
+
+def test_an_app_that_was_killed_is_told_and_brought_back_by_a_swap(deployed: Site) -> None:
+    os.kill(deployed.status()["serving"]["pid"], signal.SIGKILL)
+
+    assert wait_for(lambda: not deployed.status()["serving"]["alive"], "its death")
+    assert "not running" in deployed.on("status").stdout
+    deployed.on("hotswap")
+
+
+def test_without_a_warm_generation_there_is_no_way_back_but_a_rollback(deployed: Site) -> None:
+    done = deployed.on("hotswap", "--back", code=3)
+
+    assert "there is no warm generation" in done.stderr
+    assert "next:  fab rollback" in done.stderr
+
+
+def test_a_lock_that_nobody_holds_needs_no_force(deployed: Site) -> None:
+    assert "nobody" in deployed.on("unlock", "--force", "20260101T000000Z-abcdef").stdout
+
+
+def test_nothing_to_resume_is_said(deployed: Site) -> None:
+    assert "no run is open" in deployed.on("deploy", "--resume", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["deploy", "--ref", "nonsense"], "there is no commit nonsense"),
+        (["deploy", "--until", "soon", "--with-downtime"], "can't read the time"),
+        (["deploy", "--batch", "many"], "can't read 'many'"),
+        (["deploy", "--exclude", "web9"], "no such host: web9"),
+        (["deploy", "--exclude", "sandbox"], "every host is excluded"),
+        (["deploy"], "there is no terminal to ask on"),
+        (["rollback", "--to", "nonsense"], "nonsense is not on every host"),
+    ],
+)
+def test_bad_input_is_told_in_one_message_and_changes_nothing(
+    deployed: Site, arguments: list[str], said: str
+) -> None:
+    done = deployed.on(*arguments, code=2)
+
+    assert said in done.stderr
+
+
+def test_a_host_that_is_not_there_changes_nothing(deployed: Site) -> None:
+    config = deployed.directory / ".sandbox" / "ssh" / "config"
+    before = config.read_text()
+    config.write_text(before.replace(str(deployed.ssh_port), "1"))
+    try:
+        done = deployed.on("deploy", "--ref", "v3", "--yes", code=6)
+    finally:
+        config.write_text(before)
+
+    assert "sandbox" in done.stderr
+    assert "nothing was changed" in done.stderr
+
+
+def test_a_host_with_another_key_is_not_talked_to(deployed: Site) -> None:
+    known = deployed.directory / ".sandbox" / "ssh" / "known_hosts"
+    before = known.read_text()
+    known.write_text("")
+    try:
+        done = deployed.on("status", code=6)
+    finally:
+        known.write_text(before)
+
+    assert "ssh" in done.stderr.split("next:")[1]

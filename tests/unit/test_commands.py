@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from deploytools import commands
+from deploytools import plan as plans
+from deploytools.commands import Command, Upload
+from deploytools.plan import Step, Target
+from deploytools.saga import Mark, Progress, State
+from tests.support.values import BASE, settings
+
+TOOLS = "/usr/local/lib/deploytools/guestbook"
+HOOKS = {"quiesce": "stop-workers", "resume": "start-workers", "backup": "dump"}
+SETTINGS = settings(hooks=HOOKS, shared=[".env", "var"])
+WINDOW = replace(
+    plans.downtime_plan(BASE, SETTINGS),
+    reason="a 'new' column; rm -rf /",
+    until="2026-05-01T23:00:00+00:00",
+    digest="abc",
+)
+
+
+def argv(step: Step, progress: Progress | None = None) -> tuple[str, ...]:
+    command = commands.do(WINDOW, step, progress or Progress(), SETTINGS)[-1]
+    assert isinstance(command, Command)
+    return command.argv
+
+
+def test_every_step_of_every_plan_has_its_command() -> None:
+    checked = Progress().with_mark(
+        "check-migrations", "web1", Mark(State.OK, {"target": ["0002"]}), undo=False
+    )
+
+    for plan in (WINDOW, plans.rolling_plan(BASE, SETTINGS), plans.hotswap_plan(BASE, back=True)):
+        for step in plan.steps:
+            assert commands.do(plan, step, checked, SETTINGS)
+            if step.undo:
+                assert commands.undo(plan, step, "web1", SETTINGS)
+
+
+def test_maintenance_is_switched_in_its_own_directory_in_the_name_of_the_run() -> None:
+    assert argv(plans.MAINTENANCE_ON) == (
+        "/etc/lighttpd/down",
+        "--reason=a 'new' column; rm -rf /",
+        "--until=2026-05-01T23:00:00+00:00",
+        "--by=ann",
+        "--run-id=run-1",
+        "--json",
+    )
+
+
+def test_maintenance_by_hand_names_no_run() -> None:
+    by_hand = plans.maintenance_plan(BASE, down=True)
+
+    (command,) = commands.do(by_hand, plans.MAINTENANCE_ON, Progress(), SETTINGS)
+    assert isinstance(command, Command)
+    assert not [argument for argument in command.argv if "run-id" in argument]
+
+
+def test_a_value_that_begins_with_a_dash_stays_a_value() -> None:
+    dashed = replace(WINDOW, reason="--force")
+
+    (command,) = commands.do(dashed, plans.MAINTENANCE_ON, Progress(), SETTINGS)
+    assert isinstance(command, Command)
+    assert "--reason=--force" in command.argv
+
+
+def test_staging_uploads_first_and_names_the_digest() -> None:
+    upload, command = commands.do(WINDOW, plans.STAGE, Progress(), SETTINGS)
+
+    assert upload == Upload("/srv/guestbook/releases/.upload-r2.tar.gz")
+    assert isinstance(command, Command)
+    assert command.argv == (
+        f"{TOOLS}/release", "stage", "r2", "--archive", "/srv/guestbook/releases/.upload-r2.tar.gz",
+        "--sha256", "abc", "--shared", ".env", "--shared", "var", "--json",
+    )  # fmt: skip
+
+
+def test_the_migration_goes_to_the_revision_that_was_looked_up_before() -> None:
+    checked = Progress().with_mark(
+        "check-migrations", "web1", Mark(State.OK, {"target": ["a", "b"]}), undo=False
+    )
+
+    assert argv(plans.MIGRATE, checked) == (
+        f"{TOOLS}/migrate", "run", "run-1", "--release", "r2", "--target", "a,b", "--json",
+    )  # fmt: skip
+
+
+def test_a_deploy_without_downtime_insists_on_a_schema_that_is_current() -> None:
+    (command,) = commands.do(plans.rolling_plan(BASE, SETTINGS), plans.CHECK_MIGRATIONS, Progress(), SETTINGS)
+
+    assert isinstance(command, Command)
+    assert command.argv[-3:] == ("--expect", "current", "--json")
+
+
+def test_a_swap_is_undone_by_a_swap_to_the_release_before_under_another_run_id() -> None:
+    assert commands.undo(WINDOW, plans.SWAP, "web2", SETTINGS)[0].argv == (  # type: ignore[union-attr]
+        f"{TOOLS}/swap", "--release=r1", "--run-id=run-1-back", "--json",
+    )  # fmt: skip
+
+
+def test_the_first_release_has_nothing_to_be_swapped_back_to() -> None:
+    first = replace(WINDOW, targets=(Target("web1"),))
+
+    assert commands.undo(first, plans.SWAP, "web1", SETTINGS) == []
+
+
+def test_a_hook_is_one_argument_and_knows_run_and_release() -> None:
+    assert argv(plans.QUIESCE) == (
+        "env", "DEPLOYTOOLS_RUN_ID=run-1", "DEPLOYTOOLS_RELEASE=r2", "sh", "-c", "stop-workers",
+    )  # fmt: skip
+
+
+def read(exit_code: int, value: object, name: str = "swap") -> commands.Answer:
+    return commands.read((f"{TOOLS}/{name}",), exit_code, json.dumps(value), "")
+
+
+def test_an_answer_is_the_last_line_that_a_program_printed() -> None:
+    answer = commands.read(("x",), 0, 'noise\n{"ok": true, "message": "done"}\n', "")
+
+    assert answer.mark == Mark(State.OK, {"ok": True, "message": "done"})
+
+
+@pytest.mark.parametrize("exit_code", [2, 3, 5, 6])
+def test_a_failure_with_these_codes_promises_that_the_host_is_as_it_was(exit_code: int) -> None:
+    answer = read(exit_code, {"ok": False, "error": {"what": "not ready"}})
+
+    assert answer.mark == Mark(State.FAILED, {"ok": False, "unchanged": True})
+    assert answer.error == {"what": "not ready"}
+
+
+@pytest.mark.parametrize("exit_code", [1, 4])
+def test_a_failure_with_any_other_code_promises_nothing(exit_code: int) -> None:
+    assert "unchanged" not in read(exit_code, {"ok": False, "error": {"what": "?"}}).mark.value
+
+
+def test_a_failed_migration_says_itself_whether_anything_changed() -> None:
+    answer = read(3, {"ok": False, "unchanged": False, "error": {"what": "?"}}, name="migrate")
+
+    assert answer.mark.value["unchanged"] is False
+
+
+def test_done_with_a_rest_is_done_and_keeps_its_message() -> None:
+    answer = read(7, {"ok": False, "error": {"what": "generation 3 still has a request"}})
+
+    assert answer.mark.state is State.OK
+    assert answer.exit_code == 7
+    assert "generation 3" in answer.error["what"]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "stderr", "said"),
+    [
+        (127, "sh: swap: not found", "not installed"),
+        (1, "sudo: a password is required", "may not use sudo"),
+        (1, "Traceback ...", "ended with exit code 1"),
+    ],
+)
+def test_a_program_that_does_not_answer_in_json_is_explained(exit_code: int, stderr: str, said: str) -> None:
+    answer = commands.read((f"{TOOLS}/swap",), exit_code, "", stderr)
+
+    assert answer.mark == Mark(State.FAILED)
+    assert said in answer.error["what"]
+    assert answer.error["next"]
+
+
+def test_a_hook_that_prints_what_it_likes_and_ends_well_is_ok() -> None:
+    assert commands.read(("env",), 0, "stopped 3 workers\n", "").mark == Mark(
+        State.OK, {"output": "stopped 3 workers\n"}
+    )

@@ -1,0 +1,308 @@
+"""The loop, with a fleet that answers what a test tells it to. Real hosts are in tests/integration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploytools import engine as engines
+from deploytools import journal
+from deploytools import plan as plans
+from deploytools.commands import Command
+from deploytools.engine import Engine, JournalLost, Stop
+from deploytools.fleet import Lost, Ok, Outcome, Unreached
+from deploytools.journal import Journal
+from deploytools.plan import Plan, Step
+from deploytools.remote import LinkLost, Result
+from deploytools.saga import Verdict
+from tests.support.values import BASE, settings
+
+SETTINGS = settings()
+WINDOW = replace(plans.downtime_plan(BASE, SETTINGS), digest="abc")
+
+
+@dataclass
+class Clock:
+    """Time that passes only when somebody waits."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class FakeHost:
+    name: str
+    world: World
+
+    def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+        return self.world.answer(self.name, command)
+
+    def upload(self, local: Path, remote_path: str, mode: int) -> None:
+        self.world.said.append((self.name, f"upload {remote_path}"))
+
+
+@dataclass
+class World:
+    """Hosts whose programs succeed, but for what `scripted` says, first come first served."""
+
+    scripted: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    said: list[tuple[str, str]] = field(default_factory=list)
+    stored: list[dict[str, Any]] = field(default_factory=list)
+    before: Callable[[str, str], None] = lambda host, word: None
+
+    def map(self, work: Callable[[Any], Any], hosts: Sequence[str]) -> dict[str, Outcome[Any]]:
+        outcomes: dict[str, Outcome[Any]] = {}
+        for host in hosts:
+            try:
+                outcomes[host] = Ok(work(FakeHost(host, self)))
+            except LinkLost as error:
+                outcomes[host] = Lost(error)
+            except ConnectionError as error:
+                outcomes[host] = Unreached(error)
+        return outcomes
+
+    def answer(self, host: str, command: Command) -> Result:
+        word = " ".join(part for part in _words(command) if part)
+        self.before(host, word)
+        if word == "journal append":
+            assert command.stdin is not None
+            lines = command.stdin.decode().splitlines()
+            if orders := self._obey(host, word):
+                return Result(orders[0], json.dumps(orders[1]), "", 0.0)
+            self.stored += [json.loads(line) for line in lines]
+            return Result(0, '{"ok": true}', "", 0.0)
+        self.said.append((host, word))
+        code, value = self._obey(host, word) or (0, {"ok": True, "target": ["0002"], "seconds": 1.0})
+        return Result(code, json.dumps(value), "", 0.0)
+
+    def _obey(self, host: str, word: str) -> tuple[int, dict[str, Any]] | None:
+        script = self.scripted.get((host, word)) or self.scripted.get(("*", word))
+        orders = script.pop(0) if script else None
+        if isinstance(orders, Exception):
+            raise orders
+        return orders
+
+
+def _words(command: Command) -> tuple[str, str]:
+    name = command.argv[0].rsplit("/", 1)[-1]
+    return name, command.argv[1] if name in ("lock", "release", "migrate", "journal") else ""
+
+
+class Silent:
+    def step(self, plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool) -> None: ...
+    def answer(self, step: Step, host: str, answer: Any, seconds: float) -> None: ...
+    def line(self, host: str, text: str) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def engine(world: World, tmp_path: Path, plan: Plan = WINDOW, stop: Stop | None = None) -> Engine:
+    clock = Clock()
+    log = Journal(tmp_path / "run.jsonl", clock)
+    log.append(journal.begin(plan))
+    return Engine(
+        plan=plan,
+        settings=SETTINGS,
+        fleet=world,  # type: ignore[arg-type]
+        journal=log,
+        reporter=Silent(),
+        stop=stop or Stop(),
+        clock=clock,
+        wait=clock.wait,
+        archive=tmp_path / "release.tar.gz",
+    )
+
+
+def failing(what: str = "it broke", code: int = 3, **value: Any) -> tuple[int, dict[str, Any]]:
+    return code, {"ok": False, "error": {"what": what}, **value}
+
+
+def lost() -> LinkLost:
+    return LinkLost("web1", None, "the connection was lost")
+
+
+ALL_STEPS = [
+    ("web1", "lock acquire"),
+    *((host, "doctor") for host in ("web1", "web2")),
+    ("web1", "upload /srv/guestbook/releases/.upload-r2.tar.gz"),
+    ("web1", "release stage"),
+    ("web2", "upload /srv/guestbook/releases/.upload-r2.tar.gz"),
+    ("web2", "release stage"),
+    ("web1", "migrate check"),
+    *((host, "down") for host in ("web1", "web2")),
+    *((host, "drain") for host in ("web1", "web2")),
+    ("web1", "migrate run"),
+    *((host, "swap") for host in ("web1", "web2")),
+    *((host, "verify") for host in ("web1", "web2")),
+    *((host, "up") for host in ("web1", "web2")),
+    *((host, "release prune") for host in ("web1", "web2")),
+    ("web1", "lock release"),
+]
+
+
+def test_a_window_runs_every_step_in_order_and_ends_done(tmp_path: Path) -> None:
+    world = World()
+
+    progress = engine(world, tmp_path).run()
+
+    assert progress.verdict is Verdict.DONE
+    assert world.said == ALL_STEPS
+
+
+def test_the_lock_host_has_every_record_once_and_in_order(tmp_path: Path) -> None:
+    world = World()
+    running = engine(world, tmp_path)
+
+    running.run()
+
+    assert world.stored == [json.loads(line) for line in running.journal.mirror.read_text().splitlines()]
+
+
+def test_an_intent_is_on_the_lock_host_before_a_host_is_told_to_act(tmp_path: Path) -> None:
+    world = World()
+    seen: list[bool] = []
+
+    def before(host: str, word: str) -> None:
+        if word == "migrate run":
+            seen.append(("intent", "migrate") in [(r["kind"], r.get("step")) for r in world.stored])
+
+    world.before = before
+    engine(world, tmp_path).run()
+
+    assert seen == [True]
+
+
+def test_a_failure_before_the_migration_is_undone_everywhere(tmp_path: Path) -> None:
+    world = World({("web2", "down"): [failing("no mod_magnet")]})
+
+    progress = engine(world, tmp_path).run()
+
+    assert progress.verdict is Verdict.REVERTED
+    after = world.said[world.said.index(("web2", "down")) + 1 :]
+    assert after == [
+        ("web1", "up"),
+        ("web1", "release discard"),
+        ("web2", "release discard"),
+        ("web1", "lock release"),
+    ]
+    assert ("web1", "migrate run") not in world.said
+
+
+def test_a_migration_that_changed_nothing_is_undone(tmp_path: Path) -> None:
+    world = World({("web1", "migrate run"): [failing(unchanged=True)]})
+
+    assert engine(world, tmp_path).run().verdict is Verdict.REVERTED
+    assert ("web2", "up") in world.said
+
+
+def test_a_migration_that_may_have_changed_something_keeps_the_site_in_maintenance(tmp_path: Path) -> None:
+    world = World({("web1", "migrate run"): [failing(unchanged=False)]})
+
+    assert engine(world, tmp_path).run().verdict is Verdict.HELD
+    assert world.said[-1] == ("web1", "migrate run")
+
+
+def test_a_held_run_goes_on_where_it_stopped_and_repeats_nothing(tmp_path: Path) -> None:
+    world = World({("web2", "swap"): [failing("not ready")]})
+    held = engine(world, tmp_path)
+    assert held.run().verdict is Verdict.HELD
+    world.said.clear()
+
+    other = replace(held, journal=Journal(tmp_path / "other.jsonl", held.clock, records=list(world.stored)))
+    other.journal.stored = len(world.stored)
+    other.journal.append(journal.resumed("bob", "sofa"))
+    other.attach()
+
+    assert other.run().verdict is Verdict.DONE
+    assert world.said[0] == ("web2", "swap")
+    assert ("web1", "migrate run") not in world.said
+    assert ("web1", "swap") not in world.said
+
+
+def test_a_host_that_was_lost_is_asked_again_under_the_same_run_id(tmp_path: Path) -> None:
+    world = World({("web1", "migrate run"): [lost(), ConnectionError("no route"), lost()]})
+
+    progress = engine(world, tmp_path).run()
+
+    assert progress.verdict is Verdict.DONE
+    assert world.said.count(("web1", "migrate run")) == 4
+
+
+def test_a_host_that_stays_lost_is_unknown_and_never_failed(tmp_path: Path) -> None:
+    world = World({("web1", "migrate run"): [lost()] * 1000})
+
+    progress = engine(world, tmp_path).run()
+
+    assert progress.verdict is Verdict.HELD
+    assert progress.marks["migrate", "web1"].state.value == "unknown"
+
+
+def test_a_host_that_was_never_reached_has_not_changed(tmp_path: Path) -> None:
+    world = World({("web2", "down"): [ConnectionError("no route")]})
+
+    progress = engine(world, tmp_path).run()
+
+    assert progress.verdict is Verdict.REVERTED
+    assert ("web2", "up") not in world.said
+
+
+def test_the_first_ctrl_c_finishes_the_barrier_in_hand_and_stops_resumably(tmp_path: Path) -> None:
+    stop = Stop()
+    world = World(before=lambda host, word: stop.press() if (host, word) == ("web1", "down") else None)
+
+    progress = engine(world, tmp_path, stop=stop).run()
+
+    assert progress.verdict is None
+    assert world.said[-1] == ("web2", "down")
+    assert world.stored[-1]["kind"] == "interrupted"
+
+
+def test_the_second_ctrl_c_stops_asking_a_lost_host(tmp_path: Path) -> None:
+    stop = Stop()
+
+    def press_twice(host: str, word: str) -> None:
+        if word == "migrate run":
+            stop.press()
+            stop.press()
+
+    world = World({("web1", "migrate run"): [lost()]}, before=press_twice)
+
+    progress = engine(world, tmp_path, stop=stop).run()
+
+    assert progress.marks["migrate", "web1"].state.value == "unknown"
+    assert world.said.count(("web1", "migrate run")) == 1
+
+
+def test_nothing_is_done_whose_intent_can_not_be_made_durable(tmp_path: Path) -> None:
+    world = World({("web1", "journal append"): [None, None, None, *[failing("No space left")] * 1000]})
+
+    with pytest.raises(JournalLost, match="can't be written"):
+        engine(world, tmp_path).run()
+
+    assert world.said[-1] == ALL_STEPS[len(world.said) - 1]
+    assert ("web1", "migrate run") not in world.said
+
+
+def test_what_is_left_over_does_not_stop_a_run(tmp_path: Path) -> None:
+    world = World({("web1", "swap"): [failing("generation 3 has a request", code=7)]})
+
+    assert engine(world, tmp_path).run().verdict is Verdict.DONE
+
+
+def test_the_newest_outcome_of_a_step_counts() -> None:
+    records = [
+        {"kind": "outcome", "step": "swap", "host": "web1", "undo": False, "state": "failed"},
+        {"kind": "outcome", "step": "swap", "host": "web1", "undo": False, "state": "ok"},
+        {"kind": "intent", "step": "swap", "hosts": ["web1"], "undo": False},
+    ]
+
+    assert engines.answers_of(records)["swap", "web1", False]["state"] == "ok"

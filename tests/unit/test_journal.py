@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from deploytools import journal
+from deploytools import plan as plans
+from deploytools.journal import Journal
+from deploytools.saga import Mark, Progress, State, Verdict
+from tests.support.values import BASE, failed, ok, settings
+
+WINDOW = plans.downtime_plan(BASE, settings())
+
+
+def log(path: Path) -> Journal:
+    return Journal(path / "journal" / "run-1.jsonl", clock=lambda: 1000.0)
+
+
+def test_what_is_appended_is_on_the_disk_as_one_line_each(tmp_path: Path) -> None:
+    written = log(tmp_path)
+
+    written.append(journal.begin(WINDOW))
+    written.append(journal.intent("lock", ["web1"], undo=False), journal.interrupted())
+
+    lines = written.mirror.read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["begin", "intent", "interrupted"]
+    assert json.loads(lines[1])["at"] == 1000.0
+
+
+def test_the_lock_host_gets_everything_it_does_not_have_in_one_go(tmp_path: Path) -> None:
+    stored: list[tuple[int, int]] = []
+
+    def store(lines: Sequence[str], expect: int) -> None:
+        stored.append((expect, len(lines)))
+
+    written = log(tmp_path)
+    written.append(journal.begin(WINDOW))
+    written.flush()  # nobody to give it to yet
+    written.store = store
+    written.append(journal.interrupted())
+    written.flush()
+    written.flush()
+    written.append(journal.interrupted())
+    written.flush()
+
+    assert stored == [(0, 2), (2, 1)]
+
+
+def test_what_could_not_be_stored_is_stored_next_time(tmp_path: Path) -> None:
+    stored: list[str] = []
+    broken = [True]
+
+    def store(lines: Sequence[str], expect: int) -> None:
+        if broken.pop() if broken else False:
+            raise ConnectionError
+        stored.extend(lines)
+
+    written = log(tmp_path)
+    written.store = store
+    written.append(journal.interrupted())
+    with pytest.raises(ConnectionError):
+        written.flush()
+    written.append(journal.end(Verdict.DONE))
+    written.flush()
+
+    assert [json.loads(line)["kind"] for line in stored] == ["interrupted", "end"]
+
+
+def test_another_laptop_gets_the_plan_and_the_progress_back(tmp_path: Path) -> None:
+    written = log(tmp_path)
+    written.append(
+        journal.begin(WINDOW),
+        journal.intent("lock", ["web1"], undo=False),
+        journal.outcome("lock", "web1", ok(message="taken"), undo=False, seconds=0.1),
+        journal.intent("stage", ["web1", "web2"], undo=False),
+        journal.outcome("stage", "web1", failed(), undo=False, seconds=1),
+        journal.turn_back("stage the release: failed on web1"),
+        journal.intent("stage", ["web1"], undo=True),
+    )
+
+    read = [json.loads(line) for line in written.mirror.read_text().splitlines()]
+
+    assert journal.plan_of(read) == WINDOW
+    assert journal.fold(read) == Progress(
+        marks={
+            ("lock", "web1"): Mark(State.OK, {"message": "taken"}),
+            ("stage", "web1"): Mark(State.FAILED, {"unchanged": True}),
+            ("stage", "web2"): Mark(State.INTENDED),
+        },
+        undone={("stage", "web1"): Mark(State.INTENDED)},
+        reverting=True,
+        because="stage the release: failed on web1",
+    )
+
+
+def test_a_resumed_run_asks_again_for_all_that_is_not_known_to_be_done() -> None:
+    progress = journal.fold(
+        [
+            journal.begin(WINDOW),
+            journal.outcome("lock", "web1", ok(), undo=False, seconds=0),
+            journal.outcome("migrate", "web1", failed(exit_code=4), undo=False, seconds=0),
+            journal.end(Verdict.HELD),
+            journal.resumed("bob", "sofa"),
+        ]
+    )
+
+    assert progress.verdict is None
+    assert progress.marks["lock", "web1"].state is State.OK
+    assert progress.marks["migrate", "web1"].state is State.INTENDED
+
+
+def test_a_journal_without_a_plan_is_refused() -> None:
+    with pytest.raises(ValueError, match="begins with its plan"):
+        journal.plan_of([])
+
+
+def test_downtime_runs_from_the_first_host_told_to_go_down_to_the_last_proved_up() -> None:
+    def at(moment: float, record: journal.Record) -> journal.Record:
+        return {"at": moment, **record}
+
+    times = journal.times(
+        [
+            at(0, journal.begin(WINDOW)),
+            at(10, journal.intent("maintenance-on", ["web1", "web2"], undo=False)),
+            at(11, journal.outcome("maintenance-on", "web1", ok(), undo=False, seconds=1)),
+            at(14, journal.outcome("migrate", "web1", ok(seconds=2.5), undo=False, seconds=2.7)),
+            at(15, journal.outcome("maintenance-off", "web1", ok(), undo=False, seconds=0)),
+            at(16, journal.outcome("maintenance-off", "web2", ok(), undo=False, seconds=0)),
+            at(17, journal.end(Verdict.DONE)),
+        ]
+    )
+
+    assert times == journal.Times(started=0, ended=17, downtime=6, migration=2.5)
+
+
+def test_a_run_without_a_window_has_no_downtime() -> None:
+    assert journal.times([{"at": 1, **journal.begin(WINDOW)}]) == journal.Times(1, None, None, None)

@@ -1,0 +1,133 @@
+"""Plans compared as data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from deploytools import plan as plans
+from deploytools.errors import UsageError
+from deploytools.plan import Plan, Scope
+from tests.support.values import BASE, settings
+
+
+def names(plan: Plan) -> list[str]:
+    return [step.name for step in plan.steps]
+
+
+def test_the_window_is_the_table_of_the_design() -> None:
+    assert plans.downtime_plan(BASE, settings()) == replace(
+        BASE,
+        window=True,
+        steps=(
+            plans.LOCK,
+            plans.PREFLIGHT,
+            plans.STAGE,
+            plans.CHECK_MIGRATIONS,
+            plans.MAINTENANCE_ON,
+            plans.DRAIN,
+            plans.MIGRATE,
+            plans.SWAP,
+            plans.VERIFY,
+            plans.MAINTENANCE_OFF,
+            plans.PRUNE,
+            plans.UNLOCK,
+        ),
+    )
+
+
+def test_hooks_add_their_steps_where_the_design_has_them() -> None:
+    hooks = {"quiesce": "stop-workers", "resume": "start-workers", "backup": "pg_dump"}
+
+    found = names(plans.downtime_plan(BASE, settings(hooks=hooks)))
+
+    assert found[4:9] == ["maintenance-on", "quiesce", "drain", "backup", "migrate"]
+    assert found[-4:] == ["maintenance-off", "resume-workers", "prune", "unlock"]
+
+
+def test_an_application_without_a_database_has_no_migration_steps() -> None:
+    found = names(plans.downtime_plan(BASE, settings(migrate=None)))
+
+    assert "migrate" not in found
+    assert "check-migrations" not in found
+
+
+def test_nothing_of_the_release_is_done_while_the_site_is_down_that_could_be_done_before() -> None:
+    found = names(plans.downtime_plan(BASE, settings()))
+
+    before, inside = found[: found.index("maintenance-on")], found[found.index("maintenance-on") :]
+    assert {"lock", "preflight", "stage", "check-migrations"} == set(before)
+    assert not {"stage", "preflight"} & set(inside)
+
+
+def test_a_deploy_without_downtime_never_switches_maintenance_on() -> None:
+    plan = plans.rolling_plan(BASE, settings(), batch=2)
+
+    assert names(plan) == ["lock", "preflight", "stage", "check-migrations", "swap", "prune", "unlock"]
+    assert plan.steps[4].scope is Scope.ROLLING
+    assert plan.steps[4].batch == 2
+    assert not plan.window
+
+
+def test_a_rollback_ships_nothing() -> None:
+    assert "stage" not in names(plans.rolling_plan(BASE, settings(), ship=False))
+
+
+def test_maintenance_by_hand_belongs_to_nobodys_window() -> None:
+    down = plans.maintenance_plan(BASE, down=True, drain=True)
+
+    assert names(down) == ["lock", "maintenance-on", "drain", "unlock"]
+    assert not down.window
+    assert names(plans.maintenance_plan(BASE, down=False)) == ["lock", "maintenance-off", "unlock"]
+
+
+def test_a_once_step_runs_on_the_lock_host_alone() -> None:
+    assert BASE.hosts_of(plans.MIGRATE) == ("web1",)
+    assert BASE.hosts_of(plans.SWAP) == ("web1", "web2")
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts", "size"),
+    [("1", 10, 1), ("3", 10, 3), ("25%", 10, 2), ("1%", 10, 1), ("100%", 10, 10), ("50", 10, 10)],
+)
+def test_a_batch_is_a_number_or_a_share_of_the_hosts(text: str, hosts: int, size: int) -> None:
+    assert plans.batch_size(text, hosts) == size
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "101%", "x", "", "%", "1.5"])
+def test_any_other_batch_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the caller says it in the operator's words
+        plans.batch_size(text, 10)
+
+
+def listed(*names: str, current: str) -> dict[str, object]:
+    return {"releases": [{"id": name, "current": name == current} for name in names]}
+
+
+def test_a_rollback_goes_to_the_newest_older_release_that_every_host_has() -> None:
+    on_hosts = {
+        "web1": listed("r1", "r2", "r3", "r4", current="r4"),
+        "web2": listed("r1", "r2", "r4", current="r4"),
+    }
+
+    assert plans.rollback_target(on_hosts, None) == "r2"
+    assert plans.rollback_target(on_hosts, "r1") == "r1"
+
+
+@pytest.mark.parametrize("wanted", ["r3", "nonsense", None])
+def test_a_rollback_to_what_is_not_everywhere_is_refused_and_told_what_is(wanted: str | None) -> None:
+    on_hosts = {"web1": listed("r3", "r4", current="r4"), "web2": listed("r4", current="r4")}
+
+    with pytest.raises(UsageError) as caught:
+        plans.rollback_target(on_hosts, wanted)
+    assert "r4" in (caught.value.next or "")
+
+
+def test_the_printed_plan_names_hosts_steps_and_what_happens_when_one_fails() -> None:
+    text = "\n".join(plans.describe(plans.downtime_plan(BASE, settings())))
+
+    assert "web2 (serves r1)" in text
+    assert "maintenance on, proved, on every host at once  [undo: maintenance off, proved]" in text
+    assert "exit code 3" in text
+    assert "fab deploy --resume" in text

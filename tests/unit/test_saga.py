@@ -1,0 +1,259 @@
+"""The failure policy, tested as data: every crash point and every mix of outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploytools import plan as plans
+from deploytools.plan import Kind, Plan, Scope, Step
+from deploytools.saga import (
+    Act,
+    End,
+    Mark,
+    Progress,
+    State,
+    TurnBack,
+    Verdict,
+    decide,
+    in_maintenance,
+    may_turn_back,
+)
+from tests.support.values import BASE
+
+HOSTS = ("web1", "web2")
+STAGE, DOWN, MIGRATE, SWAP, UP, PRUNE = (
+    plans.STAGE,
+    plans.MAINTENANCE_ON,
+    plans.MIGRATE,
+    plans.SWAP,
+    plans.MAINTENANCE_OFF,
+    plans.PRUNE,
+)
+WINDOW = replace(
+    BASE,
+    steps=(plans.LOCK, STAGE, DOWN, MIGRATE, SWAP, plans.VERIFY, UP, PRUNE, plans.UNLOCK),
+    window=True,
+)
+OK = Mark(State.OK)
+FAILED = Mark(State.FAILED)
+
+
+def done_up_to(step: Step, plan: Plan = WINDOW) -> Progress:
+    """Every step before `step` went well everywhere."""
+    progress = Progress()
+    for earlier in plan.steps[: plan.steps.index(step)]:
+        progress = all_hosts(progress, earlier, OK, plan)
+    return progress
+
+
+def all_hosts(
+    progress: Progress, step: Step, mark: Mark, plan: Plan = WINDOW, undo: bool = False
+) -> Progress:
+    for host in plan.hosts_of(step):
+        progress = progress.with_mark(step.name, host, mark, undo=undo)
+    return progress
+
+
+def test_a_new_run_begins_with_the_lock_on_the_lock_host() -> None:
+    assert decide(WINDOW, Progress()) == Act(plans.LOCK, ("web1",))
+
+
+def test_a_step_runs_on_every_host_at_once() -> None:
+    assert decide(WINDOW, done_up_to(STAGE)) == Act(STAGE, HOSTS)
+
+
+def test_a_step_is_a_barrier() -> None:
+    progress = done_up_to(DOWN).with_mark(DOWN.name, "web1", OK, undo=False)
+
+    assert decide(WINDOW, progress) == Act(DOWN, ("web2",))
+
+
+def test_a_rolling_step_takes_a_batch_at_a_time() -> None:
+    rolling = replace(SWAP, scope=Scope.ROLLING, batch=1)
+    plan = replace(WINDOW, steps=(plans.LOCK, rolling))
+    progress = all_hosts(Progress(), plans.LOCK, OK)
+
+    assert decide(plan, progress) == Act(rolling, ("web1",))
+    assert decide(plan, progress.with_mark("swap", "web1", OK, undo=False)) == Act(rolling, ("web2",))
+
+
+def test_all_done_is_done() -> None:
+    progress = all_hosts(done_up_to(plans.UNLOCK), plans.UNLOCK, OK)
+
+    assert decide(WINDOW, progress) == End(Verdict.DONE)
+
+
+@pytest.mark.parametrize("step", [STAGE, DOWN])
+@pytest.mark.parametrize("state", [State.FAILED, State.UNKNOWN])
+def test_a_failure_before_the_pivot_turns_back(step: Step, state: State) -> None:
+    progress = all_hosts(done_up_to(step), step, OK).with_mark(step.name, "web2", Mark(state), undo=False)
+
+    action = decide(WINDOW, progress)
+
+    assert isinstance(action, TurnBack)
+    assert "web2" in action.because
+
+
+def test_undoing_goes_backwards_through_what_was_attempted() -> None:
+    progress = replace(all_hosts(done_up_to(DOWN), DOWN, OK), reverting=True)
+
+    assert decide(WINDOW, progress) == Act(DOWN, HOSTS, undo=True)
+    progress = all_hosts(progress, DOWN, OK, undo=True)
+    assert decide(WINDOW, progress) == Act(STAGE, HOSTS, undo=True)
+    progress = all_hosts(progress, STAGE, OK, undo=True)
+    assert decide(WINDOW, progress) == Act(plans.LOCK, ("web1",), undo=True)
+    progress = all_hosts(progress, plans.LOCK, OK, undo=True)
+    assert decide(WINDOW, progress) == End(Verdict.REVERTED)
+
+
+def test_what_a_host_proved_not_to_have_done_is_not_undone() -> None:
+    progress = all_hosts(done_up_to(DOWN), DOWN, OK)
+    progress = progress.with_mark(DOWN.name, "web2", Mark(State.FAILED, {"unchanged": True}), undo=False)
+
+    assert decide(WINDOW, replace(progress, reverting=True)) == Act(DOWN, ("web1",), undo=True)
+
+
+def test_a_compensation_that_fails_holds_and_keeps_the_lock() -> None:
+    progress = replace(all_hosts(done_up_to(DOWN), DOWN, OK), reverting=True)
+    progress = all_hosts(progress, DOWN, FAILED, undo=True)
+
+    assert decide(WINDOW, progress) == End(Verdict.HELD)
+
+
+def test_litter_that_can_not_be_discarded_does_not_stop_the_way_back() -> None:
+    progress = replace(all_hosts(done_up_to(DOWN), STAGE, OK), reverting=True)
+    progress = all_hosts(progress, STAGE, FAILED, undo=True)
+
+    assert decide(WINDOW, progress) == Act(plans.LOCK, ("web1",), undo=True)
+
+
+@pytest.mark.parametrize("mark", [FAILED, Mark(State.UNKNOWN), Mark(State.FAILED, {"unchanged": False})])
+def test_a_migration_that_may_have_changed_something_holds(mark: Mark) -> None:
+    progress = done_up_to(MIGRATE).with_mark(MIGRATE.name, "web1", mark, undo=False)
+
+    assert decide(WINDOW, progress) == End(Verdict.HELD)
+
+
+def test_a_migration_that_proved_to_have_changed_nothing_turns_back() -> None:
+    unchanged = Mark(State.FAILED, {"unchanged": True})
+    progress = done_up_to(MIGRATE).with_mark(MIGRATE.name, "web1", unchanged, undo=False)
+
+    assert isinstance(decide(WINDOW, progress), TurnBack)
+
+
+@pytest.mark.parametrize(("applied", "action"), [(["0002"], End), ([], TurnBack)])
+def test_a_swap_that_fails_goes_back_only_if_no_migration_was_applied(
+    applied: list[str], action: type
+) -> None:
+    migrated = Mark(State.OK, {"applied": applied, "unchanged": not applied})
+    progress = done_up_to(SWAP).with_mark(MIGRATE.name, "web1", migrated, undo=False)
+
+    assert isinstance(decide(WINDOW, progress.with_mark(SWAP.name, "web2", FAILED, undo=False)), action)
+
+
+def test_once_the_public_was_let_in_there_is_no_way_back() -> None:
+    nothing = Mark(State.OK, {"applied": [], "unchanged": True})
+    progress = done_up_to(UP).with_mark(MIGRATE.name, "web1", nothing, undo=False)
+
+    assert decide(WINDOW, progress.with_mark(UP.name, "web2", FAILED, undo=False)) == End(Verdict.HELD)
+
+
+def test_a_failure_that_stops_nothing_is_passed_over() -> None:
+    progress = all_hosts(done_up_to(PRUNE), PRUNE, FAILED)
+
+    assert decide(WINDOW, progress) == Act(plans.UNLOCK, ("web1",))
+
+
+def test_an_intent_without_an_outcome_is_repeated_which_is_asking() -> None:
+    progress = done_up_to(MIGRATE).with_mark(MIGRATE.name, "web1", Mark(State.INTENDED), undo=False)
+
+    assert decide(WINDOW, progress) == Act(MIGRATE, ("web1",))
+
+
+def test_resuming_repeats_what_failed_and_still_knows_the_pivot_was_passed() -> None:
+    held = done_up_to(MIGRATE).with_mark(MIGRATE.name, "web1", Mark(State.UNKNOWN), undo=False)
+
+    resumed = held.forget_failures()
+
+    assert decide(WINDOW, resumed) == Act(MIGRATE, ("web1",))
+    assert not may_turn_back(WINDOW, resumed)
+
+
+def test_in_maintenance_are_the_hosts_not_proved_to_be_back() -> None:
+    progress = all_hosts(done_up_to(UP), UP, OK)
+
+    assert in_maintenance(WINDOW, done_up_to(DOWN)) == ()
+    assert in_maintenance(WINDOW, done_up_to(MIGRATE)) == HOSTS
+    assert in_maintenance(WINDOW, progress.with_mark(UP.name, "web2", FAILED, undo=False)) == ("web2",)
+    assert in_maintenance(WINDOW, progress) == ()
+
+
+# What a host can say of a step.
+outcomes = st.sampled_from(
+    [
+        OK,
+        OK,
+        OK,
+        OK,
+        FAILED,
+        Mark(State.UNKNOWN),
+        Mark(State.FAILED, {"unchanged": True}),
+        Mark(State.OK, {"unchanged": True}),
+    ]
+)
+
+
+@given(data=st.data(), crashes=st.integers(0, 3))
+def test_whatever_happens_a_run_ends_and_its_invariants_hold(data: st.DataObject, crashes: int) -> None:
+    progress = Progress()
+    truth = data.draw(outcomes)
+    migrated = False
+    for _ in range(200):
+        action = decide(WINDOW, progress)
+        if isinstance(action, End):
+            check_end(progress, action.verdict, migrated)
+            if action.verdict is not Verdict.HELD or crashes == 0:
+                return
+            crashes -= 1
+            progress = progress.forget_failures()
+        elif isinstance(action, TurnBack):
+            assert may_turn_back(WINDOW, progress)
+            assert not migrated
+            progress = replace(progress, reverting=True, because=action.because)
+        else:
+            if action.step is MIGRATE:
+                assert all(mark_of(progress, DOWN, host) is State.OK for host in HOSTS)
+            if action.step is UP and not action.undo:
+                assert all(mark_of(progress, SWAP, host) is State.OK for host in HOSTS)
+            for host in action.hosts:
+                # A migration has one outcome, however often it is asked for; it may just not be known yet.
+                asked = st.sampled_from([truth, Mark(State.UNKNOWN)]) if action.step is MIGRATE else outcomes
+                mark = data.draw(asked)
+                progress = progress.with_mark(action.step.name, host, mark, undo=action.undo)
+                if action.step is MIGRATE and truth.value.get("unchanged") is not True:
+                    migrated = True
+            if crashes and data.draw(st.booleans()):
+                crashes -= 1
+                progress = progress.forget_failures()
+    pytest.fail("the run never ended")
+
+
+def mark_of(progress: Progress, step: Step, host: str) -> State | None:
+    mark = progress.mark(step, host)
+    return mark.state if mark else None
+
+
+def check_end(progress: Progress, verdict: Verdict, migrated: bool) -> None:
+    if verdict is Verdict.REVERTED:
+        assert not migrated, "a run whose migration may have changed the schema is never undone"
+        assert in_maintenance(WINDOW, progress) == ()
+    if verdict is Verdict.DONE:
+        assert all(mark_of(progress, step, host) is State.OK for step in (SWAP, UP) for host in HOSTS)
+
+
+def test_every_step_of_the_window_is_of_a_kind_that_the_policy_knows() -> None:
+    assert {step.kind for step in WINDOW.steps} <= set(Kind)

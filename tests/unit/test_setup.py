@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploytools import __version__, setup
+from tests.support.values import settings
+
+
+def by_path(bundle: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+    return {entry["path"]: entry for entry in bundle[kind]}
+
+
+def text(entry: dict[str, Any]) -> str:
+    return base64.b64decode(entry["content"]).decode()
+
+
+BUNDLE = setup.host_side(settings(shared=[".env", "var"]), "deploy")
+TOOLS = "/usr/local/lib/deploytools/guestbook"
+
+
+def test_programs_belong_to_root_and_releases_to_the_deploy_user() -> None:
+    files, directories = by_path(BUNDLE, "files"), by_path(BUNDLE, "directories")
+
+    assert files[f"{TOOLS}/swap"]["owner"] == "root"
+    assert files[f"{TOOLS}/swap"]["mode"] == 0o755
+    assert files[f"{TOOLS}/hostlib/program.py"]["mode"] == 0o644
+    assert directories["/srv/guestbook"]["owner"] == "root"
+    assert directories["/srv/guestbook/run"]["owner"] == "root"
+    assert directories["/srv/guestbook/releases"]["owner"] == "deploy"
+    assert directories["/srv/guestbook/shared/var"]["owner"] == "www-data"
+    assert "/srv/guestbook/shared/.env" not in directories
+
+
+def test_down_and_up_stand_in_the_maintenance_directory() -> None:
+    links = by_path(BUNDLE, "links")
+
+    assert links["/etc/lighttpd/down"]["target"] == f"{TOOLS}/down"
+    assert links["/etc/lighttpd/up"]["target"] == f"{TOOLS}/up"
+
+
+def test_the_operators_page_is_never_replaced() -> None:
+    assert by_path(BUNDLE, "files")["/etc/lighttpd/maint.html"]["keep"] is True
+
+
+def test_the_switch_is_never_an_empty_file() -> None:
+    assert text(by_path(BUNDLE, "files")["/etc/lighttpd/maint.lua"]).startswith("--")
+
+
+def test_the_sudoers_file_names_programs_by_full_path_and_nothing_else() -> None:
+    entry = by_path(BUNDLE, "files")["/etc/sudoers.d/deploytools-guestbook"]
+
+    rule = text(entry).splitlines()[-1]
+    assert entry["mode"] == 0o440
+    assert rule.startswith("deploy ALL=(root) NOPASSWD: ")
+    programs = rule.partition(": ")[2].split(", ")
+    assert all(program.startswith(("/etc/lighttpd/", f"{TOOLS}/")) for program in programs)
+    assert "*" not in rule
+
+
+def test_root_needs_no_sudoers_file() -> None:
+    assert not [path for path in by_path(setup.host_side(settings(), "root"), "files") if "sudoers" in path]
+
+
+def test_what_decides_about_privilege_is_in_the_root_owned_config() -> None:
+    config = json.loads(text(by_path(BUNDLE, "files")[f"{TOOLS}/config.json"]))
+
+    assert config["user"] == "www-data"
+    assert config["root"] == "/srv/guestbook"
+    assert config["version"] == __version__
+    assert "command" not in config
+
+
+@pytest.mark.parametrize("host_header", [None, "www.example.com"])
+def test_lighttpd_accepts_the_snippet_beside_debians_own_configuration(
+    tmp_path: Path, host_header: str | None
+) -> None:
+    snippet = setup.lighttpd_snippet(settings(webserver={"host_header": host_header}))
+    (tmp_path / "maint.lua").write_text("-- up\n")
+    (tmp_path / "app.conf").write_text(snippet.replace("/etc/lighttpd", str(tmp_path)))
+    (tmp_path / "lighttpd.conf").write_text(
+        'server.modules = ( "mod_indexfile", "mod_access", "mod_fastcgi" )\n'
+        f'server.document-root = "{tmp_path}"\nserver.bind = "127.0.0.1"\nserver.port = 18080\n'
+        'fastcgi.server = ( ".php" => (( "socket" => "/run/php.sock" )) )\n'
+        'include "app.conf"\n'
+    )
+
+    configuration = str(tmp_path / "lighttpd.conf")
+    checked = subprocess.run(
+        ["/usr/sbin/lighttpd", "-tt", "-f", configuration], capture_output=True, text=True, check=False
+    )
+    printed = subprocess.run(
+        ["/usr/sbin/lighttpd", "-p", "-f", configuration], capture_output=True, text=True, check=True
+    )
+
+    assert checked.returncode == 0, checked.stderr
+    assert '"mod_magnet", "mod_indexfile"' in " ".join(printed.stdout.split()), "mod_magnet comes first"
+    assert "/srv/guestbook/run/app.sock" in printed.stdout
+    assert "/run/php.sock" in printed.stdout, "what the operator had stays"
