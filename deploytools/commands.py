@@ -152,7 +152,7 @@ def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Ans
     error = value.pop("error", {})
     if value.get("applied") == []:  # a migration that found nothing to do
         value["unchanged"] = True
-    if exit_code in (0, 7):
+    if exit_code == 0 or (exit_code == 7 and name != "migrate"):
         return Answer(Mark(State.OK, value), error, exit_code)
     if name != "migrate" and exit_code in (2, 3, 5, 6):
         value["unchanged"] = True

@@ -251,10 +251,10 @@ def policy(plan: Plan) -> list[str]:
     undoing = [step.undo for step in reversed(plan.steps) if step.undo]
     lines = [f"If a step fails: {', '.join(undoing)}; the site stays up on what it ran before (exit code 3)."]
     if plan.has(MIGRATE.name):
-        lines.append(
-            "Once the migration may have changed the schema there is no way back: a failure then holds "
-            "the maintenance page, says where each host stands, and waits for `fab deploy --resume` (exit code 4)."
-        )
+        lines += [
+            "Once the migration may have changed the schema there is no way back: a failure then holds",
+            "maintenance, says where each host stands, and waits for `fab deploy --resume` (exit code 4).",
+        ]
     return lines
 
 

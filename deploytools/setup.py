@@ -92,6 +92,7 @@ def host_side(settings: Settings, user: str) -> dict[str, Any]:
         "directories": directories,
         "files": files,
         "links": links,
+        "hostlib": f"{tools}/hostlib",
         "lighttpd": settings.webserver.config,
         "reload": settings.privileged,
     }

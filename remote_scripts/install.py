@@ -9,6 +9,7 @@ A second run changes nothing and says so.
 from __future__ import annotations
 
 import base64
+import compileall
 import difflib
 import json
 import os
@@ -94,6 +95,7 @@ def apply(bundle: dict) -> None:
                 before[path] = None
                 changed_configuration = True
             link(path, entry["target"])
+    compileall.compile_dir(bundle["hostlib"], quiet=1)  # who may not write there would compile each time
     if changed_configuration:
         check_lighttpd(bundle["lighttpd"], before)
         if bundle["reload"]:

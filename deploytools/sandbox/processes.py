@@ -86,6 +86,7 @@ def of(layout: Layout) -> set[Process]:
     ours.update(_generations(layout, processes))
     ours.update(pid for pid in processes if mark in _environment(pid) or _holds(pid, layout))
     spared = set(_line(os.getpid(), processes))
+    ours -= spared
     return {
         process
         for pid, process in processes.items()

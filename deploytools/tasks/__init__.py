@@ -32,4 +32,5 @@ ns = Collection(
 )
 migrate = Collection("migrate")
 migrate.add_task(look.migrations, default=True)
+migrate.add_task(look.resolve)
 ns.add_collection(migrate)

@@ -39,7 +39,7 @@ def deploy(
     reason: str | None = None,
     until: str | None = None,
     batch: str = "1",
-    exclude: Any = (),
+    exclude: Any = None,
     resume: bool = False,
     abort: bool = False,
 ) -> None:
@@ -49,7 +49,7 @@ def deploy(
 
     from deploytools import operation as op
     from deploytools import plan as plans
-    from deploytools import release
+    from deploytools import release, survey
     from deploytools.executor import current_settings
     from deploytools.moments import parse_until
     from deploytools.report import PlainReporter, summary
@@ -58,7 +58,7 @@ def deploy(
     reporter = PlainReporter(sys.stderr)
     if resume or abort:
         with op.connected(settings, exclude) as fleet:
-            records = op.open_run(settings, fleet)
+            records = survey.read_journal(fleet, settings, survey.open_lock(fleet, settings)["run_id"])
             finished = op.resume(records, settings, fleet, reporter, abort=abort)
         print(summary(finished.records))
         return
@@ -68,7 +68,7 @@ def deploy(
     for line in source.dirty:
         reporter.note(f"not committed, so not shipped: {line}")
     with op.connected(settings, exclude) as fleet:
-        statuses = op.ask(fleet, settings, "status")
+        statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan(
             "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
         )
@@ -91,16 +91,17 @@ def deploy(
     },
     iterable=["exclude"],
 )
-def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = ()) -> None:
+def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None) -> None:
     """Replace the application's process on the release it has, dropping nothing."""
     from deploytools import operation as op
     from deploytools import plan as plans
+    from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report import PlainReporter, summary
 
     settings = current_settings(c)
     with op.connected(settings, exclude) as fleet:
-        statuses = op.ask(fleet, settings, "status")
+        statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan("hotswap", settings, statuses, exclude=exclude)
         wanted = plans.hotswap_plan(base, batch=_batch(batch, base), back=back)
         finished = op.carry_out(wanted, settings, fleet, PlainReporter(sys.stderr))
@@ -115,17 +116,18 @@ def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = ()) -> 
     },
     iterable=["exclude"],
 )
-def rollback(c: Any, to: str | None = None, yes: bool = False, exclude: Any = ()) -> None:
+def rollback(c: Any, to: str | None = None, yes: bool = False, exclude: Any = None) -> None:
     """Go back to an earlier release that is still on the hosts; refuses when the schema has moved past it."""
     from deploytools import operation as op
     from deploytools import plan as plans
+    from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report import PlainReporter, summary
 
     settings = current_settings(c)
     with op.connected(settings, exclude) as fleet:
-        statuses = op.ask(fleet, settings, "status")
-        on_hosts = op.ask(fleet, settings, "release", "list")
+        statuses = survey.ask(fleet, settings, "status")
+        on_hosts = survey.ask(fleet, settings, "release", "list")
         target = plans.rollback_target(on_hosts, to)
         base = op.base_plan("rollback", settings, statuses, exclude=exclude, release=target)
         wanted = plans.rolling_plan(base, settings, ship=False)
@@ -138,12 +140,12 @@ def rollback(c: Any, to: str | None = None, yes: bool = False, exclude: Any = ()
 def unlock(c: Any, force: str) -> None:
     """Free the lock that a dead run left behind; refuses while its migration still runs."""
     from deploytools import operation as op
+    from deploytools import survey
     from deploytools.executor import current_settings
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        host = str(settings.lock_host)
-        result = op.ask(fleet, settings, "lock", "break", f"--run-id={force}", hosts=(host,))[host]
+        result = survey.ask_one(fleet, settings, "lock", "break", f"--run-id={force}")
     print(result.get("message", "unlocked"))
 
 

@@ -14,20 +14,20 @@ _JSON = {"json": "print JSON for a machine"}
 def status(c: Any, json: bool = False) -> None:
     """Say where every host stands; non-zero when they disagree."""
     from deploytools import operation as op
+    from deploytools import survey
     from deploytools.errors import OperationFailed
     from deploytools.executor import current_settings
     from deploytools.report import status_text
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        statuses = op.ask(fleet, settings, "status", hosts=[str(host) for host in settings.hosts])
-        lock_host = str(settings.lock_host)
-        lock = op.ask(fleet, settings, "lock", "show", hosts=(lock_host,))[lock_host].get("lock")
+        statuses = survey.ask(fleet, settings, "status", hosts=[str(host) for host in settings.hosts])
+        lock = survey.ask_one(fleet, settings, "lock", "show").get("lock")
     if json:
         print(_dump({"application": settings.application, "lock": lock, "hosts": statuses}))
     else:
         print(status_text(settings.application, statuses, lock))
-    differing = op.disagreements(statuses)
+    differing = survey.disagreements(statuses)
     if differing:
         raise OperationFailed(
             "the hosts disagree",
@@ -41,12 +41,13 @@ def status(c: Any, json: bool = False) -> None:
 def doctor(c: Any) -> None:
     """Check every host for what would stop a deploy, each finding with its remedy."""
     from deploytools import operation as op
+    from deploytools import survey
     from deploytools.errors import OperationFailed
     from deploytools.executor import current_settings
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        findings = op.examine(fleet, settings)
+        findings = survey.examine(fleet, settings)
     failed = False
     for host, checks in findings.items():
         for check in checks:
@@ -65,12 +66,13 @@ def doctor(c: Any) -> None:
 def releases(c: Any, json: bool = False) -> None:
     """List the releases on the hosts, the newest first."""
     from deploytools import operation as op
+    from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report import table
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        listed = op.ask(fleet, settings, "release", "list")
+        listed = survey.ask(fleet, settings, "release", "list")
     if json:
         print(_dump({host: result["releases"] for host, result in listed.items()}))
         return
@@ -86,12 +88,13 @@ def releases(c: Any, json: bool = False) -> None:
 def history(c: Any, json: bool = False) -> None:
     """List past runs with their measured downtime, the newest first."""
     from deploytools import operation as op
+    from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report import described, history_text
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        runs = [described(records) for records in op.past_runs(settings, fleet)]
+        runs = [described(records) for records in survey.past_runs(fleet, settings)]
     print(_dump(runs) if json else history_text(runs))
 
 
@@ -99,19 +102,43 @@ def history(c: Any, json: bool = False) -> None:
 def migrations(c: Any, status: bool = True, json: bool = False) -> None:
     """Say which migrations of the current release are pending."""
     from deploytools import operation as op
+    from deploytools import survey
     from deploytools.errors import UsageError
     from deploytools.executor import current_settings
 
     settings = current_settings(c)
     if settings.migrate is None:
         raise UsageError("this application has no migrations", where="deploy.migrate")
-    host = str(settings.lock_host)
     with op.connected(settings) as fleet:
-        release = op.ask(fleet, settings, "status", hosts=(host,))[host]["release"]
+        release = survey.ask_one(fleet, settings, "status")["release"]
         if release is None:
             raise UsageError("there is no release on the hosts yet", next="fab deploy --with-downtime")
-        found = op.ask(fleet, settings, "migrate", "check", f"--release={release}", hosts=(host,))[host]
+        found = survey.ask_one(fleet, settings, "migrate", "check", f"--release={release}")
     print(_dump(found) if json else found["message"])
+
+
+@operation(
+    name="resolve",
+    help={
+        "as": "applied or not-applied: what you found the schema to be",
+        "reason": "how you know; kept with the migration's outcome",
+    },
+)
+def resolve(c: Any, as_: str, reason: str) -> None:
+    """Say how a migration ended of which nobody else knows; then fab deploy --resume goes on by that."""
+    from deploytools import operation as op
+    from deploytools import survey
+    from deploytools.errors import UsageError
+    from deploytools.executor import current_settings
+
+    if as_ not in ("applied", "not-applied"):
+        raise UsageError(f"{as_!r} is neither applied nor not-applied", where="--as")
+    settings = current_settings(c)
+    with op.connected(settings) as fleet:
+        run_id = survey.open_lock(fleet, settings)["run_id"]
+        word = [f"--as={as_}", f"--by={op.operator()[0]}", f"--reason={reason}"]
+        told = survey.ask_one(fleet, settings, "migrate", "resolve", run_id, *word)
+    print(told["message"])
 
 
 def _dump(value: object) -> str:

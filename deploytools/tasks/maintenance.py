@@ -19,7 +19,7 @@ from deploytools.tasks.task import operation
     iterable=["exclude"],
 )
 def maint_down(
-    c: Any, reason: str | None = None, until: str | None = None, drain: bool = False, exclude: Any = ()
+    c: Any, reason: str | None = None, until: str | None = None, drain: bool = False, exclude: Any = None
 ) -> None:
     """Put every host into maintenance; returns when each was seen to answer 503."""
     from deploytools import plan as plans
@@ -40,7 +40,7 @@ def maint_down(
     },
     iterable=["exclude"],
 )
-def maint_up(c: Any, force: str | None = None, exclude: Any = ()) -> None:
+def maint_up(c: Any, force: str | None = None, exclude: Any = None) -> None:
     """Bring every host back; returns when each was seen to answer for itself again."""
     from deploytools import plan as plans
 
@@ -49,12 +49,13 @@ def maint_up(c: Any, force: str | None = None, exclude: Any = ()) -> None:
 
 def _switch(c: Any, name: str, exclude: Any, shape: Any, **about: Any) -> None:
     from deploytools import operation as op
+    from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report import PlainReporter, summary
 
     settings = current_settings(c)
     with op.connected(settings, exclude) as fleet:
-        statuses = op.ask(fleet, settings, "status")
+        statuses = survey.ask(fleet, settings, "status")
         plan = shape(op.base_plan(name, settings, statuses, exclude=exclude, **about))
         finished = op.carry_out(plan, settings, fleet, PlainReporter(sys.stderr))
     print(summary(finished.records))

@@ -22,13 +22,13 @@ def on(c: Any, environment: str) -> None:
     },
     iterable=["host"],
 )
-def init(c: Any, application: str, host: Any = ()) -> None:
+def init(c: Any, application: str, host: Any = None) -> None:
     """Write a commented fabric.yaml and a fabfile.py into this directory."""
     from pathlib import Path
 
     from deploytools.scaffold import write_project
 
-    for path in write_project(Path.cwd(), application, list(host)):
+    for path in write_project(Path.cwd(), application, list(host or ())):
         print(f"wrote {path.name}")
     print("next: look through fabric.yaml, then fab setup --plan")
 

@@ -4,7 +4,7 @@ Release code is never imported here. An adapter is a program of its own, run by 
 (`migrate.python` of the manifest) as the application's user. It reads commands from standard input, a
 word per line, and answers each with one line of JSON:
 
-    check     {"current": [...], "target": [...], "pending": [{"revision", "message", "safe"}...],
+    check     {"current": [...], "target": [...], "pending": [{"revision", "message"}...],
                "strangers": [...], "transactional": bool}
     upgrade   {"applied": [...], "transactional": bool}
 

@@ -178,9 +178,7 @@ def _knows(script: Any, revision: str) -> bool:
 
 
 def _describe(revision: Any) -> Answer:
-    """`online_safe = True` in a migration is its author's word that the old code can live with it."""
-    safe = getattr(revision.module, "online_safe", False) is True
-    return {"revision": revision.revision, "message": revision.doc or "", "safe": safe}
+    return {"revision": revision.revision, "message": revision.doc or ""}
 
 
 def _lost_connection(error: BaseException | None) -> bool:

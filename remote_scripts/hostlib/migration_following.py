@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +13,8 @@ from hostlib.files import read_json, write_json
 from hostlib.migration_runner import judge
 from hostlib.migration_runs import Order, is_running
 from hostlib.migrations import Check
-from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, Config, Failure, Result
+from hostlib.names import timestamp
+from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, USAGE, Config, Failure, Result
 
 POLL = 0.02  # seconds between two looks at a running migration
 LOG_LINES = 20  # of a failed migration's log, in its result
@@ -49,6 +51,49 @@ def outcome(config: Config, run_id: str, timeout: float) -> Result:
             unchanged=True,
         )
     return _follow(config, run_id, timeout, None)
+
+
+@dataclass(frozen=True)
+class Word:
+    """The operator's word on a migration: "applied" or "not-applied", who says so, and how they know."""
+
+    verdict: str
+    by: str
+    reason: str
+
+
+def resolve(config: Config, run_id: str, word: Word) -> Result:
+    """Take the operator's word for the outcome of `run_id`, where nobody else knows it.
+
+    Raises Failure with exit code 2 where the outcome is known, or the migration still runs.
+    """
+    place = config.migrations / run_id
+    started = read_json(place / "started.json")
+    ended = read_json(place / "outcome.json") or {"outcome": "unknown"}
+    certain = ended["outcome"] == "applied" or ended.get("unchanged") is True
+    if started is None or certain or is_running(config, run_id):
+        known = ended["outcome"] if certain else "it still runs" if started else "it was never started"
+        raise Failure(
+            f"the migration of run {run_id} needs nobody's word: {known}",
+            state="nothing was changed",
+            next="fab deploy --resume",
+            exit_code=USAGE,
+        )
+    applied = word.verdict == "applied"
+    write_json(
+        place / "outcome.json",
+        {
+            "outcome": "applied" if applied else "failed",
+            "applied": started["target"] if applied else [],
+            "unchanged": not applied,
+            "before": started["before"],
+            "after": started["target"] if applied else started["before"],
+            "reason": f"{word.by} says it was {word.verdict}: {word.reason}",
+            "seconds": ended.get("seconds", 0.0),
+            "ended_at": timestamp(),
+        },
+    )
+    return {"message": f"the migration of {run_id} counts as {word.verdict} now; next: fab deploy --resume"}
 
 
 def _follow(config: Config, run_id: str, timeout: float | None, echo: BinaryIO | None) -> Result:

@@ -41,13 +41,6 @@ class Check:
     def known(self) -> bool:
         return self.state in ("current", "pending")
 
-    @property
-    def safe(self) -> bool:
-        """True where the author of every pending migration labelled it safe for the old code."""
-        return self.state == "current" or (
-            self.state == "pending" and all(migration["safe"] for migration in self.pending)
-        )
-
 
 def check(config: Config, release: str) -> Check:
     """Ask the database of `release` where it stands; a database that doesn't answer is state unknown."""

@@ -183,7 +183,10 @@ def _take_in(config: Config, parcel: Parcel, incoming: Path, lock: int) -> list[
     staged = {"sha256": parcel.sha256.lower(), "shared": list(parcel.shared)}
     write_json(incoming / STAGED, {**staged, "staged_at": timestamp(), "served": current(config)})
     # One flush of the file system instead of one for each of thousands of files.
-    subprocess.run(["sync", "--file-system", str(incoming)], check=True)
+    flushed = subprocess.run(["sync", "--file-system", str(incoming)], check=False, stderr=subprocess.PIPE)
+    if flushed.returncode != 0:
+        said = flushed.stderr.decode(errors="replace").strip()
+        raise Failure(f"the release can't be written to the disk: {said}", state="nothing was changed")
     return missing
 
 

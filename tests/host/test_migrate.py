@@ -122,14 +122,14 @@ def waiting(project: AlembicProject) -> Iterator[Callable[..., Waiting]]:
 class TestCheck:
     def test_tells_what_is_pending_in_the_order_of_application(self, project: AlembicProject) -> None:
         project.add("c", "b", message="drop the old column")
-        project.add("b", "a", message="add a column", extra="online_safe = True")
+        project.add("b", "a", message="add a column")
         ran = check(project)
         assert ran.code == 0
         assert ran.json["state"] == "pending"
         assert (ran.json["current"], ran.json["target"], ran.json["transactional"]) == (["a"], ["c"], True)
         assert ran.json["pending"] == [
-            {"revision": "b", "message": "add a column", "safe": True},
-            {"revision": "c", "message": "drop the old column", "safe": False},
+            {"revision": "b", "message": "add a column"},
+            {"revision": "c", "message": "drop the old column"},
         ]
 
     def test_changes_nothing_even_in_an_empty_database(self, host: WebHost) -> None:
@@ -239,20 +239,13 @@ class TestExpect:
 
         return expect
 
-    def test_current_refuses_what_nobody_labelled_safe(self, expect: Callable[..., Ran]) -> None:
-        pending = [
-            {"revision": "b", "message": "", "safe": True},
-            {"revision": "c", "message": "", "safe": False},
-        ]
-        ran = expect("current", pending=pending)
+    def test_current_refuses_what_is_pending(self, expect: Callable[..., Ran]) -> None:
+        ran = expect("current", pending=[{"revision": "b", "message": ""}])
         assert (ran.code, ran.json["state"]) == (3, "pending")
         assert ran.error["next"] == "fab deploy --with-downtime"
 
-    def test_current_accepts_what_the_author_labelled_safe(self, expect: Callable[..., Ran]) -> None:
-        assert expect("current", pending=[{"revision": "b", "message": "", "safe": True}]).code == 0
-
     def test_known_accepts_what_is_pending(self, expect: Callable[..., Ran]) -> None:
-        assert expect("known", pending=[{"revision": "b", "message": "", "safe": False}]).code == 0
+        assert expect("known", pending=[{"revision": "b", "message": ""}]).code == 0
 
     @pytest.mark.parametrize("what", ["known", "current"])
     def test_neither_accepts_a_strange_revision(self, expect: Callable[..., Ran], what: str) -> None:
@@ -479,7 +472,7 @@ while read -r command; do
         echo '{{"applied": ["b"], "transactional": true}}'
     else
         current='["a"]'
-        pending='[{{"revision": "b", "message": "", "safe": false}}]'
+        pending='[{{"revision": "b", "message": ""}}]'
         if [ -e "$note" ]; then current='["b"]' pending='[]'; fi
         printf '{{"current": %s, "pending": %s, ' "$current" "$pending"
         echo '"target": ["b"], "strangers": [], "transactional": true}}'

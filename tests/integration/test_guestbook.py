@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,8 @@ def book(site: Project) -> Iterator[Guestbook]:
     """The sample application without a database; nothing of it runs."""
     shutil.rmtree(site.layout.application)
     site.install()
-    guestbook = Guestbook(site)
-    try:
+    with closing(Guestbook(site)) as guestbook:
         yield guestbook
-    finally:
-        guestbook.stop()
 
 
 def git(directory: Path, *arguments: str) -> str:

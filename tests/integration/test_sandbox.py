@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,9 +44,10 @@ def listens(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def started(argv: list[str]) -> Iterator[subprocess.Popen[str]]:
+def started(argv: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A program that prints `started`, and is ended afterwards whatever happens."""
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    silent = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(argv, **silent, **options) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "started\n"
@@ -347,20 +349,16 @@ class TestDown:
         """Both run detached, with an environment of their own that says nothing of the sandbox."""
         place.up()
         book = Guestbook(place)
-        recorded = book.serve("v1", 1, log=Path(os.devnull))
-        book.record(1)
-        unrecorded = book.serve("v1", 2)
         run = place.layout.application / "migrations/run-1"
         run.mkdir(parents=True)
-        with (run / "lock").open("w") as lock:
-            migration = subprocess.Popen(
-                ["sleep", "300"], env={}, pass_fds=[lock.fileno()], start_new_session=True
-            )
-        for process in (recorded, unrecorded, migration):
-            assert process.poll() is None
-        sandbox.down(place.root)
-        for process in (recorded, unrecorded, migration):
-            assert process.wait(5) == -signal.SIGTERM
+        holding = ["sh", "-c", 'exec 9>"$0"; echo started; exec sleep 300', str(run / "lock")]
+        with contextlib.closing(book), started(holding, env={}) as migration:
+            recorded = book.serve("v1", 1, log=Path(os.devnull))
+            book.record(1)
+            unrecorded = book.serve("v1", 2)
+            sandbox.down(place.root)
+            for process in (recorded, unrecorded, migration):
+                assert process.wait(5) == -signal.SIGTERM
 
     def test_kills_what_does_not_listen(self, place: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(processes, "PATIENCE", 0.3)
@@ -375,14 +373,26 @@ class TestDown:
 
     def test_leaves_a_process_alone_that_was_given_the_pid_of_a_dead_one(self, place: Project) -> None:
         place.up()
-        record = place.layout.run / "sshd.stat"
-        fields = record.read_text().split()
-        os.kill(int(fields[0]), signal.SIGKILL)
         with started(["sh", "-c", "echo started; exec sleep 300"]) as bystander:
+            server = place.layout.run / "sshd.stat"
+            fields = server.read_text().split()
+            os.kill(int(fields[0]), signal.SIGKILL)
             fields[0] = str(bystander.pid)
-            record.write_text(" ".join(fields))
+            server.write_text(" ".join(fields))
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            generation = {"pid": bystander.pid, "start_time": 1, "boot_id": boot}
+            (place.layout.application / "run/app.1.json").write_text(json.dumps(generation))
             sandbox.down(place.root)
             assert bystander.poll() is None
+
+    def test_spares_whoever_asks_for_it_and_their_other_programs(self, place: Project) -> None:
+        """Even where they look like the sandbox's own: here, by having a migration's lock open."""
+        place.up()
+        run = place.layout.application / "migrations/run-1"
+        run.mkdir(parents=True)
+        with (run / "lock").open("w"), started(["sh", "-c", "echo started; exec sleep 300"]) as other:
+            sandbox.down(place.root)
+            assert other.poll() is None
 
     def test_leaves_another_sandbox_alone(self, place: Project) -> None:
         with project() as other:

@@ -180,7 +180,7 @@ class Guestbook:
         record = {"pid": process.pid, "start_time": process.started, "boot_id": boot}
         (self.root / "run" / f"app.{generation}.json").write_text(json.dumps(record))
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End all generations."""
         for process in self.generations.values():
             if process.poll() is None:

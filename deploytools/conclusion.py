@@ -1,0 +1,97 @@
+"""How a run ended, as a result or as the error that its end deserves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from deploytools import saga
+from deploytools.engine import answers_of
+from deploytools.errors import (
+    InMaintenance,
+    Interrupted,
+    LockHeld,
+    OperationFailed,
+    Unfinished,
+    Unreachable,
+)
+from deploytools.journal import Record
+from deploytools.plan import Plan
+from deploytools.saga import Progress, State, Verdict
+
+
+def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
+    """Raise what the end of a run deserves; return where everything is done."""
+    answers = answers_of(records)
+    bad = {
+        key: record
+        for key, record in answers.items()
+        if record["state"] != State.OK.value or record["exit_code"] == 7
+    }
+    details = [
+        f"{host}: {'undoing ' if undo else ''}{step}: {record['error'].get('what', record['state'])}"
+        for (step, host, undo), record in bad.items()
+    ]
+    match progress.verdict:
+        case Verdict.DONE if not bad:
+            return
+        case Verdict.DONE:
+            raise Unfinished(
+                f"{plan.operation} is done, but something is left over",
+                state="the new version serves everywhere",
+                next=_next(bad, "fab status"),
+                details=details,
+            )
+        case Verdict.REVERTED:
+            _reverted(plan, bad, details or [progress.because or ""])
+        case Verdict.HELD:
+            raise InMaintenance(
+                f"{plan.operation} can't go on by itself, and holds",
+                state=standing(plan, progress),
+                next=_next(bad, "fab deploy --resume" if plan.operation == "deploy" else "fab status"),
+                details=details,
+            )
+        case None:
+            raise Interrupted(
+                f"{plan.operation} was interrupted; it can be resumed",
+                state=standing(plan, progress),
+                next="fab deploy --resume, or fab deploy --abort",
+                details=details,
+            )
+
+
+def _reverted(plan: Plan, bad: Mapping[Any, Record], details: Sequence[str]) -> NoReturn:
+    codes = {record["exit_code"] for record in bad.values()}
+    if any(step == "lock" and record["exit_code"] == 5 for (step, _, _), record in bad.items()):
+        record = bad["lock", plan.lock_host, False]
+        raise LockHeld(
+            record["error"]["what"],
+            where=plan.lock_host,
+            state="nothing was changed",
+            next=record["error"].get("next"),
+        )
+    if codes == {6}:
+        raise Unreachable(
+            f"{plan.operation} stopped: a host could not be reached",
+            state="what had been done was undone; the site is up on what it ran before",
+            next="mend the host, or go on without it: --exclude HOST",
+            details=details,
+        )
+    raise OperationFailed(
+        f"{plan.operation} failed and was undone",
+        state="the site is up on what it ran before",
+        next=_next(bad, "mend the cause, then run it again"),
+        details=details,
+    )
+
+
+def standing(plan: Plan, progress: Progress) -> str:
+    """Where the hosts stand, in words."""
+    down = saga.in_maintenance(plan, progress)
+    if not down:
+        return f"no host is in maintenance by this run; the lock is held by run {plan.run_id}"
+    return f"in maintenance: {', '.join(down)}; the lock is held by run {plan.run_id}"
+
+
+def _next(bad: Mapping[Any, Record], default: str) -> str:
+    return next((record["error"]["next"] for record in bad.values() if record["error"].get("next")), default)
