@@ -15,7 +15,7 @@ demo: sandbox-packages $(VENV)/ready
 	@$(BIN)/python -m deploytools.sandbox.demo
 
 test: test-packages $(VENV)/ready check
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 3 --dist loadfile
 
 check: $(VENV)/ready
 	@$(BIN)/ruff check .

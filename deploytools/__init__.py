@@ -4,6 +4,13 @@ Start at `deploytools.tasks` for what an operator types, at `deploytools.plan` f
 a deploy consists of, and at docs/design.md for why.
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-__version__ = version("deploytools")
+
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when somebody asks: the look-up costs `fab --list` 10 ms."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("deploytools")
+    raise AttributeError(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploytools.plan import Plan, Step
@@ -133,6 +133,21 @@ def undo(plan: Plan, step: Step, host: str, settings: Settings) -> list[Command 
             options = _options(release=previous, run_id=f"{plan.run_id}-back")
             return [Command(program(settings, "swap", *options), timeout=_swap_timeout(settings))]
     raise ValueError(step.name)
+
+
+def journal(plan: Plan, settings: Settings, lines: Sequence[str], expect: int) -> tuple[Command, bytes]:
+    """The program that keeps the journal of a run, and the line that makes it add `lines` after `expect`."""
+    words = json.dumps({"expect": expect, "lines": list(lines)}).encode()
+    return Command(program(settings, "journal", "follow", plan.run_id), timeout=30), words
+
+
+def refusal(answer: bytes) -> str | None:
+    """Why the journal was not written, given the answer to such a line; None where it was."""
+    try:
+        told = json.loads(answer)
+        return None if told["ok"] else str(told["error"]["what"])
+    except (ValueError, KeyError, TypeError):
+        return answer.decode(errors="replace")[-500:] or "no answer"
 
 
 def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Answer:

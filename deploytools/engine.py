@@ -180,24 +180,22 @@ class Engine:
                 return self.journal.flush()
             except StoreLost as error:
                 if self.stop.cancel.is_set() or self.clock() >= deadline:
-                    raise JournalLost(
-                        f"the journal on {self.plan.lock_host} can't be written: {error}",
-                        where=self.plan.lock_host,
-                    ) from error
+                    raise self._journal_lost(error) from error
                 self.wait(RETRY)
 
+    def _journal_lost(self, why: object) -> JournalLost:
+        host = self.plan.lock_host
+        return JournalLost(f"the journal on {host} can't be written: {why}", where=host)
+
     def _store(self, lines: Sequence[str], expect: int) -> None:
-        command = Command(
-            commands.program(self.settings, "journal", "append", self.plan.run_id, "--expect", str(expect)),
-            stdin="".join(line + "\n" for line in lines).encode(),
-        )
-        outcome = self.fleet.map(lambda remote: self._run(remote, [command]), hosts=(self.plan.lock_host,))[
-            self.plan.lock_host
-        ]
+        host = self.plan.lock_host
+        command, line = commands.journal(self.plan, self.settings, lines, expect)
+        outcome = self.fleet.map(lambda remote: remote.ask(command, line), hosts=(host,))[host]
         if not isinstance(outcome, Ok):
-            raise StoreLost(str(outcome))
-        if outcome.value.mark.state is not State.OK:
-            raise StoreLost(outcome.value.error.get("what", "it failed"))
+            raise StoreLost(str(outcome.error))
+        refused = commands.refusal(outcome.value)
+        if refused is not None:
+            raise self._journal_lost(refused)
 
 
 def run(remote: Remote, command: Command, on_line: Callable[[str], None] | None = None) -> Answer:

@@ -39,6 +39,8 @@ CONNECT = 10.0
 GRACE = 10.0
 # Seconds for one upload.
 UPLOAD = 900.0
+# Between two attempts to end a wait that is over its limit, in seconds.
+GLANCE = 0.1
 
 # What the end of a connection looks like.
 BROKEN = (SSHException, EOFError, OSError)
@@ -125,6 +127,8 @@ class Remote:
         self._connection: Connection | None = None
         self._cleanup = contextlib.ExitStack()
         self._unfinished: list[Channel] = []
+        self._talks: dict[tuple[str, ...], Channel] = {}
+        self._latest: Channel | None = None
 
     @property
     def alive(self) -> bool:
@@ -159,6 +163,7 @@ class Remote:
             cleanup, self._cleanup = self._cleanup, contextlib.ExitStack()
         cleanup.close()
         self._unfinished.clear()
+        self._talks.clear()
 
     def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
         """Run a command and return how it ended, whatever its exit code.
@@ -204,6 +209,27 @@ class Remote:
                 raise self._link_lost(command)
         seconds = time.monotonic() - begun
         return Result(code, stdout.decode(errors="replace"), stderr.decode(errors="replace"), seconds)
+
+    def ask(self, command: Command, line: bytes) -> bytes:
+        """Give a program that answers every line by a line one more, and return its answer.
+
+        The program is started for the first line and stays until the connection is closed.
+        Raises Unreachable where the line was not sent; LinkLost or StillRunning where that isn't known.
+        """
+        channel = self._talks.get(command.argv)
+        if channel is None or channel.closed:
+            channel = self._talks[command.argv] = self._session()
+            channel.exec_command(_shell_line(command.argv))
+        self.sent += 1
+        try:
+            return channels.exchange(channel, line, time.monotonic() + command.timeout)
+        except (channels.TimeUp, *BROKEN) as error:
+            self._talks.pop(command.argv, None)
+            channel.close()
+            if isinstance(error, channels.TimeUp):
+                what = f"{command.argv[0]} on {self.name} gave no answer in {command.timeout:g} s"
+                raise StillRunning(self.name, command, what) from error
+            raise self._link_lost(command) from error
 
     def upload(self, local: Path, remote_path: str, mode: int = 0o644, timeout: float = UPLOAD) -> None:
         """Put a local file at `remote_path`, whole or not at all.
@@ -297,11 +323,13 @@ class Remote:
         """A channel for a command. Nothing has been sent on it, so that a second attempt is safe."""
         self.open()
         with contextlib.suppress(*BROKEN):
-            return self._transport().open_session()
+            self._latest = self._transport().open_session()
+            return self._latest
         self.close()
         self.open()
         try:
-            return self._transport().open_session()
+            self._latest = self._transport().open_session()
+            return self._latest
         except BROKEN as error:
             raise Unreachable(
                 f"{self.name} lets us in but starts no session: {error}",
@@ -322,14 +350,23 @@ class Remote:
 
     @contextlib.contextmanager
     def _limit(self, seconds: float) -> Iterator[None]:
-        """Close the connection after `seconds`, which ends every wait on it."""
-        timer = threading.Timer(seconds, self.close)
-        timer.daemon = True
-        timer.start()
+        """Close the connection after `seconds`, again and again, which ends every wait on it."""
+        over = threading.Event()
+
+        def expire() -> None:
+            patience = seconds
+            while not over.wait(patience):
+                self.close()
+                if self._latest is not None:
+                    # paramiko loses a close that comes just before it begins to wait for an answer.
+                    self._latest.event.set()
+                patience = GLANCE
+
+        threading.Thread(target=expire, daemon=True).start()
         try:
             yield
         finally:
-            timer.cancel()
+            over.set()
 
     def _link_lost(self, command: Command | None) -> LinkLost:
         self.close()

@@ -52,6 +52,27 @@ def converse(
         poll.poll(1000 * (left if rest is None else min(left, 0.01)))
 
 
+def exchange(channel: Channel, line: bytes, deadline: float) -> bytes:
+    """Give a program one more line, and return the line that it answers, without its end.
+
+    Raises TimeUp at the deadline (by time.monotonic()), EOFError where the program has ended.
+    """
+    channel.settimeout(max(0.1, deadline - time.monotonic()))
+    answer = bytearray()
+    try:
+        channel.sendall(line + b"\n")
+        while not answer.endswith(b"\n"):
+            block = channel.recv(BLOCK)
+            if not block:
+                raise EOFError(channel.recv_stderr(BLOCK).decode(errors="replace") or "it has ended")
+            answer += block
+    except TimeoutError:
+        raise TimeUp from None
+    finally:
+        channel.settimeout(None)
+    return bytes(answer[:-1])
+
+
 def _feed(channel: Channel, rest: memoryview) -> memoryview | None:
     """Send what the other side has room for; None once everything is sent, or nobody reads it."""
     try:

@@ -16,10 +16,11 @@ def up(c: Any, http_port: int = 0, ssh_port: int = 0) -> None:
     from deploytools import sandbox
     from deploytools.executor import project_root
 
-    root = project_root(c)
-    print(
-        sandbox.up(root, http_port=http_port or None, ssh_port=ssh_port or None, install=lambda: _install(c))
+    told = sandbox.up(
+        project_root(c), http_port=http_port or None, ssh_port=ssh_port or None, install=lambda: _install(c)
     )
+    _revive(c)
+    print(told)
 
 
 @operation()
@@ -54,3 +55,24 @@ def _install(c: Any) -> None:
     settings = current_settings(c)
     with op.connected(settings) as fleet:
         op.set_up(settings, fleet, plan_only=False)
+
+
+def _revive(c: Any) -> None:
+    """Start the application again on the release that it had when the sandbox went down."""
+    import sys
+
+    from deploytools import operation as op
+    from deploytools import plan as plans
+    from deploytools import survey
+    from deploytools.executor import choose_environment, current_settings
+    from deploytools.report import PlainReporter
+
+    choose_environment(c, "sandbox")
+    settings = current_settings(c)
+    with op.connected(settings) as fleet:
+        statuses = survey.ask(fleet, settings, "status")
+        status = statuses[str(settings.lock_host)]
+        if status["release"] is None or status["lock"] or (status["serving"] or {}).get("alive"):
+            return
+        plan = plans.hotswap_plan(op.base_plan("hotswap", settings, statuses))
+        op.carry_out(plan, settings, fleet, PlainReporter(sys.stderr))

@@ -34,6 +34,12 @@ def append(
     return Ran(done.returncode, done.stdout, done.stderr, json.loads(done.stdout) if done.stdout else {})
 
 
+def follow(host: WebHost, text: str) -> list[dict[str, Any]]:
+    argv = [host.tools / "journal", "follow", "run1", "--json"]
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def records(host: WebHost, run_id: str = "run1") -> list[Any]:
     found: list[Any] = host.run("journal", "read", run_id).json["records"]
     return found
@@ -55,6 +61,30 @@ def test_what_is_no_record_is_refused_and_nothing_is_added(host: WebHost, text: 
     assert ran.code == 2
     assert "Traceback" not in ran.err
     assert not file_of(host).exists()
+
+
+class TestFollow:
+    """One program for all appends of a run."""
+
+    def test_every_line_is_an_append_with_its_answer(self, host: WebHost) -> None:
+        wanted = [
+            {"expect": 0, "lines": ['{"n": 1}', '{"n": 2}']},
+            {"expect": 2, "lines": ['{"n": 3}']},
+            {"expect": 2, "lines": ['{"n": 3}']},
+        ]
+        answers = follow(host, lines(*wanted))
+        assert [answer["ok"] for answer in answers] == [True] * 4, "one for each, and one at the end"
+        assert [answer.get("appended") for answer in answers] == [2, 1, 0, None]
+        assert records(host) == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+    @pytest.mark.parametrize("line", ["nonsense", "[]", '{"lines": []}', '{"expect": 5, "lines": ["{}"]}'])
+    def test_what_can_not_be_appended_is_said_and_the_next_line_is_still_heard(
+        self, host: WebHost, line: str
+    ) -> None:
+        good = json.dumps({"expect": 0, "lines": ["{}"]})
+        refused, done, _ = follow(host, f"{line}\n{good}\n")
+        assert (refused["ok"], done["ok"]) == (False, True)
+        assert refused["error"]["what"]
 
 
 class TestExpect:

@@ -711,7 +711,7 @@ class TestPrivilege:
         if os.geteuid() != 0:
             as_nobody = []
         tmp_path.chmod(0o755)
-        for parent in list(tmp_path.parents)[:2]:
+        for parent in list(tmp_path.parents)[:-2]:  # but for / and /tmp
             parent.chmod(0o755)
         for program, path in (
             ("down", own_site.maintenance_dir),

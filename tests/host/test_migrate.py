@@ -463,6 +463,48 @@ class TestUnknown:
         assert (ran.code, ran.json["outcome"], ran.json["applied"]) == (0, "applied", ["b"])
 
 
+class TestResolve:
+    """The operator's word, where nobody else knows how a migration ended."""
+
+    WORD = ("--by", "ann", "--reason", "looked at the tables")
+
+    @pytest.fixture
+    def unknown(self, waiting: Callable[..., Waiting]) -> WebHost:
+        begun = waiting()
+        for pid in reversed(begun.processes):
+            os.kill(pid, signal.SIGKILL)
+        begun.follower.communicate(timeout=20)
+        return begun.project.host
+
+    def test_applied_lets_the_run_go_on(self, unknown: WebHost) -> None:
+        assert unknown.run("migrate", "resolve", "run1", "--as", "applied", *self.WORD).code == 0
+        ran = outcome(unknown)
+        assert (ran.code, ran.json["outcome"], ran.json["applied"]) == (0, "applied", ["b"])
+
+    def test_not_applied_lets_the_run_be_undone(self, unknown: WebHost) -> None:
+        assert unknown.run("migrate", "resolve", "run1", "--as", "not-applied", *self.WORD).code == 0
+        ran = outcome(unknown)
+        assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", True)
+        assert "ann says it was not-applied: looked at the tables" in ran.error["what"]
+
+    def test_a_known_outcome_is_not_argued_with(self, project: AlembicProject) -> None:
+        project.add("b", "a")
+        assert run(project, "b").code == 0
+        ran = project.host.run("migrate", "resolve", "run1", "--as", "not-applied", *self.WORD)
+        assert ran.code == 2
+        assert "needs nobody's word: applied" in ran.error["what"]
+
+    def test_a_running_migration_is_not_argued_with(self, waiting: Callable[..., Waiting]) -> None:
+        begun = waiting()
+        ran = begun.project.host.run("migrate", "resolve", "run1", "--as", "applied", *self.WORD)
+        assert (ran.code, "it still runs" in ran.error["what"]) == (2, True)
+        begun.let_go()
+
+    def test_a_migration_that_was_never_started_has_nothing_to_resolve(self, host: WebHost) -> None:
+        ran = host.run("migrate", "resolve", "run1", "--as", "applied", *self.WORD)
+        assert (ran.code, "never started" in ran.error["what"]) == (2, True)
+
+
 # An adapter in a few lines of sh, which notes by run id (PGAPPNAME) that it was told to upgrade.
 NOTING = """#!/bin/sh
 note={base}/$PGAPPNAME

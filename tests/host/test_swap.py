@@ -162,7 +162,7 @@ def test_ten_swaps_under_load_lose_no_request_of_a_threaded_application(
 def test_ten_swaps_under_load_lose_no_request_of_php_and_no_old_code_answers_after_one(
     make_site: Callable[..., Site],
 ) -> None:
-    site = make_site(document_root="current/public", max_workers=2)
+    site = make_site(document_root="public", max_workers=2)
     for name in ("r1", "r2"):
         site.php_release(name, env=FOUR_CHILDREN)
     assert site.swap("--release", "r2").code == 0
@@ -213,7 +213,7 @@ def test_a_request_of_five_seconds_in_the_old_generation_is_finished(
 def test_requests_that_still_wait_in_the_old_queue_are_answered_by_it(
     make_site: Callable[..., Site], in_background: Callable[..., Future[Any]]
 ) -> None:
-    site = make_site(document_root="current/public")
+    site = make_site(document_root="public")
     site.php_release("r1")  # one process, so one request at a time
     site.swap("--release", "r1")
     old = site.serving()
@@ -276,7 +276,7 @@ def test_reap_stops_what_is_left_over_and_starts_nothing(
 def test_the_children_of_a_killed_php_cgi_serve_on_until_the_swap_and_end_with_it(
     make_site: Callable[..., Site],
 ) -> None:
-    site = make_site(document_root="current/public")
+    site = make_site(document_root="public")
     site.php_release("r1", env=FOUR_CHILDREN)
     site.swap("--release", "r1")
     kill(site.serving().pid)

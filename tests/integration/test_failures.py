@@ -59,7 +59,8 @@ def test_an_app_that_does_not_get_well_is_never_shown_to_the_public(
     deployed: Site, ref: str, window: list[str]
 ) -> None:
     with deployed.visitors("--rate", "100", "--clients", "4") as leave:
-        done = deployed.on("deploy", "--ref", ref, *window, "--yes", code=3)
+        patience = {"FABRIC_DEPLOY_APP_START_TIMEOUT": "5"}
+        done = deployed.fab("on", "sandbox", "deploy", "--ref", ref, *window, "--yes", code=3, **patience)
         seen = leave()
 
     assert "is not ready" in done.stderr

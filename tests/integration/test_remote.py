@@ -223,6 +223,45 @@ def test_past_its_time_out_a_command_goes_on(fresh: Remote, tmp_path: Path) -> N
     assert fresh.run(Command(("echo", "next"))).stdout == "next\n"
 
 
+# Programs that answer line by line
+
+ECHO = ("python3", "-uc", "import sys\nfor line in sys.stdin: print(line.strip() + '!')")
+
+
+def test_a_program_that_answers_every_line_is_started_once(fresh: Remote, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    talker = Command(("sh", "-c", f"echo x >> {starts}; exec {shlex.join(ECHO)}"))
+
+    assert [fresh.ask(talker, line) for line in (b"one", b"two", b"three")] == [b"one!", b"two!", b"three!"]
+    assert starts.read_text() == "x\n"
+
+
+def test_other_commands_run_while_such_a_program_waits(fresh: Remote) -> None:
+    assert fresh.ask(Command(ECHO), b"one") == b"one!"
+    assert fresh.run(Command(("echo", "between"))).stdout == "between\n"
+    assert fresh.ask(Command(ECHO), b"two") == b"two!"
+
+
+def test_a_line_whose_answer_never_came_is_unknown_and_the_next_one_starts_anew(
+    sshd: Sshd, fresh: Remote
+) -> None:
+    assert fresh.ask(Command(ECHO), b"one") == b"one!"
+    sshd.kill_sessions()
+    with pytest.raises(LinkLost):
+        fresh.ask(Command(ECHO), b"two")
+    assert fresh.ask(Command(ECHO), b"three") == b"three!"
+
+
+def test_a_program_that_ends_instead_of_answering_is_told(fresh: Remote) -> None:
+    with pytest.raises(LinkLost):
+        fresh.ask(Command(("sh", "-c", "echo no such file >&2; exit 3")), b"one")
+
+
+def test_an_answer_that_takes_too_long_is_not_waited_for(fresh: Remote) -> None:
+    with pytest.raises(StillRunning):
+        fresh.ask(Command(("sh", "-c", "read line; exec tail -f /dev/null"), timeout=0.2), b"one")
+
+
 def test_what_a_command_leaves_in_the_background_does_not_make_it_unfinished(
     remote: Remote, tmp_path: Path
 ) -> None:

@@ -131,3 +131,12 @@ def test_the_switch_works_by_hand_without_the_laptop(story: Story) -> None:
     assert story.site.get()[0] == 503
     subprocess.run([switch / "up"], check=True, capture_output=True)
     assert story.site.get()[0] == 200
+
+
+def test_a_sandbox_that_was_down_comes_back_with_its_site(story: Story) -> None:
+    before = story.site.serves
+
+    story.site.fab("sandbox.down")
+    story.site.fab("sandbox.up")
+
+    assert story.site.serves == before

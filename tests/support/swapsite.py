@@ -42,7 +42,7 @@ class Site:
     """A WebHost and the releases on it.
 
     Args:
-        document_root: of lighttpd, relative to the root; for applications of single scripts (PHP).
+        document_root: webserver.document_root; for applications of single scripts (PHP).
         backend: what lighttpd connects to, relative to run/.
         options: of WebHost.
     """
@@ -151,12 +151,13 @@ class Site:
 class _Host(WebHost):
     def __init__(self, document_root: str | None, backend: str, **options: Any) -> None:
         self._document_root, self._backend = document_root, backend
-        super().__init__(**options)
+        config = {"document_root": document_root, **options.pop("config", {})}
+        super().__init__(config=config, **options)
 
     def _lighttpd_conf(self) -> str:
         text = super()._lighttpd_conf()
         if self._document_root is not None:
-            text += f'server.document-root := "{self.root / self._document_root}"\n'
+            text += f'server.document-root := "{self.root / "current" / self._document_root}"\n'
         return text.replace(str(self.run_dir / "app.sock"), str(self.run_dir / self._backend))
 
 

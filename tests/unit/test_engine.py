@@ -47,6 +47,9 @@ class FakeHost:
     def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
         return self.world.answer(self.name, command)
 
+    def ask(self, command: Command, line: bytes) -> bytes:
+        return self.world.keep(self.name, line)
+
     def upload(self, local: Path, remote_path: str, mode: int) -> None:
         self.world.said.append((self.name, f"upload {remote_path}"))
 
@@ -74,16 +77,20 @@ class World:
     def answer(self, host: str, command: Command) -> Result:
         word = " ".join(part for part in _words(command) if part)
         self.before(host, word)
-        if word == "journal append":
-            assert command.stdin is not None
-            lines = command.stdin.decode().splitlines()
-            if orders := self._obey(host, word):
-                return Result(orders[0], json.dumps(orders[1]), "", 0.0)
-            self.stored += [json.loads(line) for line in lines]
-            return Result(0, '{"ok": true}', "", 0.0)
         self.said.append((host, word))
         code, value = self._obey(host, word) or (0, {"ok": True, "target": ["0002"], "seconds": 1.0})
         return Result(code, json.dumps(value), "", 0.0)
+
+    def keep(self, host: str, line: bytes) -> bytes:
+        """The journal on the lock host."""
+        self.before(host, "journal")
+        orders = self._obey(host, "journal")
+        if orders:
+            return json.dumps(orders[1]).encode()
+        wanted = json.loads(line)
+        assert wanted["expect"] == len(self.stored)
+        self.stored += [json.loads(text) for text in wanted["lines"]]
+        return b'{"ok": true}'
 
     def _obey(self, host: str, word: str) -> tuple[int, dict[str, Any]] | None:
         script = self.scripted.get((host, word)) or self.scripted.get(("*", word))
@@ -282,14 +289,23 @@ def test_the_second_ctrl_c_stops_asking_a_lost_host(tmp_path: Path) -> None:
     assert world.said.count(("web1", "migrate run")) == 1
 
 
-def test_nothing_is_done_whose_intent_can_not_be_made_durable(tmp_path: Path) -> None:
-    world = World({("web1", "journal append"): [None, None, None, *[failing("No space left")] * 1000]})
+@pytest.mark.parametrize(
+    "trouble", [[lost()] * 1000, [failing("No space left on device")]], ids=["link lost", "disk full"]
+)
+def test_nothing_is_done_whose_intent_can_not_be_made_durable(tmp_path: Path, trouble: list[Any]) -> None:
+    world = World({("web1", "journal"): [None, None, None, *trouble]})
 
     with pytest.raises(JournalLost, match="can't be written"):
         engine(world, tmp_path).run()
 
-    assert world.said[-1] == ALL_STEPS[len(world.said) - 1]
+    assert world.said == ALL_STEPS[: len(world.said)]
     assert ("web1", "migrate run") not in world.said
+
+
+def test_a_journal_that_was_away_for_a_moment_is_written_again(tmp_path: Path) -> None:
+    world = World({("web1", "journal"): [None, lost(), lost()]})
+
+    assert engine(world, tmp_path).run().verdict is Verdict.DONE
 
 
 def test_what_is_left_over_does_not_stop_a_run(tmp_path: Path) -> None:
