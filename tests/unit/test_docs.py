@@ -1,0 +1,64 @@
+"""What the documents say exists; what exists is documented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploytools import errors, setup
+from deploytools.tasks import ns
+
+REPOSITORY = Path(__file__).parents[2]
+DOCS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+REFERENCE = (REPOSITORY / "docs" / "reference.md").read_text()
+RUNBOOK = (REPOSITORY / "docs" / "runbook.md").read_text()
+
+
+def subclasses(kind: type[errors.DeployError]) -> Iterator[type[errors.DeployError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
+CODES = sorted({kind.exit_code for kind in subclasses(errors.DeployError)} | {0, 1})
+
+
+@pytest.mark.parametrize("task", sorted(ns.task_names))
+def test_every_task_is_in_the_reference(task: str) -> None:
+    assert re.search(rf"`(fab )?{re.escape(task.removesuffix('.status'))}\b", REFERENCE)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_exit_code_is_in_the_reference_and_has_a_runbook_entry(code: int) -> None:
+    assert re.search(rf"^\| {code} \|", REFERENCE, re.MULTILINE)
+    assert re.search(rf"^### {code}: ", RUNBOOK, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "program", [path.name for path in setup.remote_scripts().iterdir() if not path.suffix and path.is_file()]
+)
+def test_every_host_program_is_in_the_reference(program: str) -> None:
+    assert re.search(rf"`{program}\b", REFERENCE)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_task_that_a_document_names_exists(path: Path) -> None:
+    known = {*ns.task_names, *ns.collections, "on"}
+    typed = re.findall(r"\bfab ((?:-H \S+ )?(?:on \w+ )?)([a-z][a-z.-]*)", path.read_text())
+    unknown = {name.rstrip(".") for _, name in typed} - known
+
+    assert not unknown
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_file_that_a_document_links_to_exists(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_files_named_as_proof_exist() -> None:
+    for named in re.findall(r"`(tests/[\w/.]+)`", (REPOSITORY / "README.md").read_text()):
+        assert (REPOSITORY / named).exists(), named
