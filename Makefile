@@ -1,4 +1,5 @@
 # make demo    a whole downtime window and hot swaps on a local web host, measured
+#              (ports taken? make demo DEMO="--http-port 8081 --ssh-port 2223")
 # make test    lint, types and the whole test suite
 # make lock    renew requirements.txt from pyproject.toml
 # make wheel   what `pip install` installs elsewhere
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check lock wheel clean
 
 demo: sandbox-packages $(VENV)/ready
-	@$(BIN)/python -m deploytools.sandbox.demo
+	@$(BIN)/python -m deploytools.sandbox.demo $(DEMO)
 
 test: test-packages $(VENV)/ready check
 	@$(BIN)/pytest -n 3 --dist loadfile

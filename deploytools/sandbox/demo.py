@@ -213,9 +213,10 @@ def typed(root: Path, program: Path) -> Fab:
         )
         if ran.returncode != 0:
             raise OperationFailed(
-                f"that ended with {ran.returncode}",
-                state="the sandbox is left as it is, to be looked at",
-                next="fab on sandbox status",
+                f"that ended with exit code {ran.returncode}, and says why above",
+                state="what runs of the sandbox goes on, to be looked at",
+                next="mend it, then make demo again; other ports: "
+                'make demo DEMO="--http-port 8081 --ssh-port 2223"',
             )
         return ran.stdout or ""
 

@@ -21,6 +21,8 @@ ALLOWED = {
     "journal": {"commands", "plan", "saga"},
     "fleet": {"errors", "settings", "remote"},
     "engine": {"commands", "errors", "fleet", "journal", "plan", "remote", "saga", "settings"},
+    "survey": {"commands", "engine", "errors", "fleet", "journal", "settings"},
+    "conclusion": {"engine", "errors", "journal", "plan", "saga"},
     "moments": {"errors"},
     "release": {"errors", "settings"},
 }
