@@ -24,11 +24,14 @@ class Command:
         argv: program and arguments; whoever sends it quotes each of them.
         stdin: what the command reads, if anything.
         timeout: seconds after which we stop waiting for it. The command itself is not ended by that.
+        repeatable: True where running it again under the same run id is asking, so that it may be
+            sent again while the first one still runs. The operator's own hooks promise no such thing.
     """
 
     argv: tuple[str, ...]
     stdin: bytes | None = None
     timeout: float = 60.0
+    repeatable: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,14 @@ class Answer:
         mark: ok or failed, with the program's JSON as value.
         error: what, where, state, next; empty where it went well.
         exit_code: the program's own, with the meaning of docs/reference.md.
+        by_code: True where only the exit code says that nothing was changed. That is said of this one
+            call: where an earlier call for the same step may have happened, it says nothing of the step.
     """
 
     mark: Mark
     error: Mapping[str, str]
     exit_code: int
+    by_code: bool = False
 
 
 def program(settings: Settings, name: str, *arguments: str) -> tuple[str, ...]:
@@ -153,7 +159,8 @@ def refusal(answer: bytes) -> str | None:
 def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Answer:
     """Given how a host program ended and what it printed, return what that means.
 
-    Exit codes 2, 3, 5 and 6 promise that the host is as it was before; 7 is done with a rest.
+    Exit codes 2, 3, 5 and 6 promise that the host is as it was before this call, unless the answer's
+    "unchanged", which speaks of the whole step, says otherwise; 7 is done with a rest.
     """
     name = argv[0].rsplit("/", 1)[-1]
     try:
@@ -169,9 +176,10 @@ def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Ans
         value["unchanged"] = True
     if exit_code == 0 or (exit_code == 7 and name != "migrate"):
         return Answer(Mark(State.OK, value), error, exit_code)
-    if name != "migrate" and exit_code in (2, 3, 5, 6):
+    by_code = name != "migrate" and exit_code in (2, 3, 5, 6) and "unchanged" not in value
+    if by_code:
         value["unchanged"] = True
-    return Answer(Mark(State.FAILED, value), error, exit_code)
+    return Answer(Mark(State.FAILED, value), error, exit_code, by_code)
 
 
 def _no_answer(name: str, exit_code: int, output: str) -> dict[str, str]:
@@ -214,7 +222,7 @@ def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command
     if not command:
         return []
     variables = [f"DEPLOYTOOLS_RUN_ID={plan.run_id}", f"DEPLOYTOOLS_RELEASE={plan.release or ''}"]
-    return [Command(("env", *variables, "sh", "-c", command), timeout=timeout)]
+    return [Command(("env", *variables, "sh", "-c", command), timeout=timeout, repeatable=False)]
 
 
 def _options(**options: str | None) -> list[str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from deploytools import commands, journal
 from deploytools.commands import Answer, Command, Upload
-from deploytools.errors import OperationFailed
+from deploytools.errors import DeployError, OperationFailed
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Step
@@ -24,6 +24,8 @@ from deploytools.settings import Settings
 
 # How long an operation keeps asking a host that it lost in the middle of a step, in seconds.
 RECONNECT = 60.0
+# Exit code of a host program that found another one at work, perhaps an earlier call of ours.
+BUSY = 5
 # Between two such attempts, in seconds.
 RETRY = 0.5
 
@@ -107,10 +109,11 @@ class Engine:
 
     def _carry_out(self, progress: Progress, act: Act) -> Progress:
         step, undo = act.step, act.undo
+        attempted = {host for host in act.hosts if progress.mark(step, host, undo=undo) is not None}
         progress = self._record(progress, journal.intent(step.name, act.hosts, undo=undo), flush=True)
         self.reporter.step(self.plan, step, act.hosts, undo=undo)
         begun = self.clock()
-        answers = self._ask(progress, act)
+        answers = self._ask(progress, act, attempted)
         for host in act.hosts:
             seconds = self.clock() - begun
             self.reporter.answer(step, host, answers[host], seconds)
@@ -120,31 +123,33 @@ class Engine:
             self.attach()
         return progress
 
-    def _ask(self, progress: Progress, act: Act) -> dict[str, Answer]:
+    def _ask(self, progress: Progress, act: Act, attempted: set[str]) -> dict[str, Answer]:
         """Run the step on its hosts; ask again where the link was lost, until RECONNECT has passed.
 
-        Asking again is safe because host programs are idempotent under the run id.
+        Asking again is safe because host programs are idempotent under the run id; a hook is not asked
+        again. On the `attempted` hosts an earlier call for this step may have happened, or still be at it.
         """
         answers: dict[str, Answer] = {}
         todo = {host: self._todo(progress, act, host) for host in act.hosts}
         left: tuple[str, ...] = act.hosts
         deadline = self.clock() + RECONNECT
-        asked: set[str] = set()
+        asked = set(attempted)
         while left:
             outcomes = self.fleet.map(lambda remote: self._run(remote, todo[remote.name]), hosts=left)
             again = []
             for host, outcome in outcomes.items():
-                answer = _answer(outcome, sent_before=host in asked)
+                answer = _answer(outcome, attempted=host in asked)
+                sent_a_hook = isinstance(outcome, Lost) and not _repeatable(todo[host])
                 if answer is not None:
                     answers[host] = answer
-                elif self.stop.cancel.is_set() or self.clock() >= deadline:
+                elif sent_a_hook or self.stop.cancel.is_set() or self.clock() >= deadline:
                     answers[host] = _unknown(outcome)
                 else:
                     again.append(host)
             asked.update(again)
             left = tuple(again)
             if left:
-                self.reporter.note(f"lost {', '.join(left)}; asking again")
+                self.reporter.note(f"no certain answer from {', '.join(left)}; asking again")
                 self.wait(RETRY)
         return answers
 
@@ -212,16 +217,33 @@ class JournalLost(OperationFailed):
     """What happens next can't be made durable, so nothing more may happen."""
 
 
-def _answer(outcome: Outcome[Answer], *, sent_before: bool) -> Answer | None:
-    """What an outcome says of the step; None where the host has to be asked (again)."""
+def _answer(outcome: Outcome[Answer], *, attempted: bool) -> Answer | None:
+    """What an outcome says of the step; None where the host has to be asked (again).
+
+    Where the step was `attempted` before, a call that changed nothing doesn't say that the step didn't.
+    """
     match outcome:
-        case Ok(value):
-            return value
-        case Failed(error):
+        case Ok(answer):
+            return _of_the_step(answer) if attempted and answer.by_code else answer
+        case Failed(DeployError() as error) if not attempted:
             return _failed(str(error))
-        case Unreached(error) if not sent_before:
+        case Failed():  # ours: it says nothing of what became of what was sent
+            return _unknown(outcome)
+        case Unreached(error) if not attempted:
             return _failed(f"could not be reached: {error}", exit_code=6)
     return None
+
+
+def _of_the_step(answer: Answer) -> Answer | None:
+    """What a call that changed nothing says of a step that an earlier call may have done."""
+    if answer.exit_code == BUSY:
+        return None  # perhaps that earlier call
+    value = {key: said for key, said in answer.mark.value.items() if key != "unchanged"}
+    return replace(answer, mark=Mark(answer.mark.state, value))
+
+
+def _repeatable(todo: Sequence[Command | Upload]) -> bool:
+    return all(item.repeatable for item in todo if isinstance(item, Command))
 
 
 def _failed(what: str, exit_code: int = 3) -> Answer:
@@ -229,6 +251,8 @@ def _failed(what: str, exit_code: int = 3) -> Answer:
 
 
 def _unknown(outcome: Outcome[Answer]) -> Answer:
+    if isinstance(outcome, Ok):
+        return replace(outcome.value, mark=Mark(State.UNKNOWN))
     what = f"no answer, so nobody knows whether it happened: {_error(outcome)}"
     return Answer(Mark(State.UNKNOWN), {"what": what}, 4)
 

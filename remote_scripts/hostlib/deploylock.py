@@ -106,4 +106,5 @@ def _busy(held: dict[str, Any]) -> Failure:
         next=f"wait for that run, or if you are sure that it is dead: fab unlock --force {held['run_id']}",
         exit_code=BUSY,
         lock=held,
+        unchanged=True,  # of the run, not only of this call: it doesn't have the lock
     )

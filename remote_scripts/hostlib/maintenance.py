@@ -322,6 +322,7 @@ def _held_by_another(window: Window, command: str) -> Failure:
         state="nothing was changed; the site is in maintenance",
         next=way if command == "up" else f"wait for that run, or end it; then {way}",
         exit_code=BUSY,
+        unchanged=True,  # by the run that asks, however often it does
         **dataclasses.asdict(window),
     )
 

@@ -132,6 +132,13 @@ def test_a_failure_with_these_codes_promises_that_the_host_is_as_it_was(exit_cod
     assert answer.error == {"what": "not ready"}
 
 
+def test_a_program_that_knows_better_than_its_exit_code_is_believed() -> None:
+    answer = read(3, {"ok": False, "unchanged": False, "error": {"what": "up, but silent"}}, name="up")
+
+    assert answer.mark.value["unchanged"] is False
+    assert not answer.by_code
+
+
 @pytest.mark.parametrize("exit_code", [1, 4])
 def test_a_failure_with_any_other_code_promises_nothing(exit_code: int) -> None:
     assert "unchanged" not in read(exit_code, {"ok": False, "error": {"what": "?"}}).mark.value

@@ -15,7 +15,7 @@ from deploytools import journal
 from deploytools import plan as plans
 from deploytools.commands import Command
 from deploytools.engine import Engine, JournalLost, Stop
-from deploytools.fleet import Lost, Ok, Outcome, Unreached
+from deploytools.fleet import Failed, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal
 from deploytools.plan import Plan, Step
 from deploytools.remote import LinkLost, Result
@@ -72,6 +72,8 @@ class World:
                 outcomes[host] = Lost(error)
             except ConnectionError as error:
                 outcomes[host] = Unreached(error)
+            except OSError as error:
+                outcomes[host] = Failed(error)
         return outcomes
 
     def answer(self, host: str, command: Command) -> Result:
@@ -322,3 +324,71 @@ def test_the_newest_outcome_of_a_step_counts() -> None:
     ]
 
     assert engines.answers_of(records)["swap", "web1", False]["state"] == "ok"
+
+
+ROLLING = replace(plans.rolling_plan(BASE, SETTINGS), digest="abc")
+
+
+def test_a_lost_swap_that_is_still_at_work_is_asked_again_until_it_is_done(tmp_path: Path) -> None:
+    world = World({("web2", "swap"): [lost(), failing("another swap is at work", code=5)]})
+
+    assert engine(world, tmp_path, ROLLING).run().verdict is Verdict.DONE
+    assert world.said.count(("web2", "swap")) == 3
+
+
+def test_a_lost_swap_that_stays_at_work_is_unknown_and_so_swapped_back(tmp_path: Path) -> None:
+    world = World({("web2", "swap"): [lost(), *[failing("another swap is at work", code=5)] * 120]})
+
+    progress = engine(world, tmp_path, ROLLING).run()
+
+    assert progress.marks["swap", "web2"].state.value == "unknown"
+    assert ("swap", "web2") in progress.undone
+
+
+def test_a_second_call_that_changed_nothing_does_not_say_that_the_first_one_did_not(tmp_path: Path) -> None:
+    world = World({("web2", "swap"): [lost(), failing("it serves already, but is sick")]})
+
+    progress = engine(world, tmp_path, ROLLING).run()
+
+    assert progress.verdict is Verdict.REVERTED
+    assert ("swap", "web2") in progress.undone
+
+
+def test_another_holder_of_the_lock_is_certain_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    world = World({("web1", "lock acquire"): [lost(), failing("held by bob", code=5, unchanged=True)]})
+
+    assert engine(world, tmp_path).run().verdict is Verdict.REVERTED
+    assert ("web1", "lock release") not in world.said
+
+
+def test_a_migration_that_may_run_is_not_taken_for_untouched_when_its_host_is_out_of_reach(
+    tmp_path: Path,
+) -> None:
+    world = World({("web1", "migrate run"): [lost()] * 1000})
+    held = engine(world, tmp_path)
+    assert held.run().verdict is Verdict.HELD
+    world.scripted = {("web1", "migrate run"): [ConnectionError("no route")] * 1000}
+
+    resumed = replace(held, journal=Journal(tmp_path / "other.jsonl", held.clock, list(world.stored)))
+    resumed.journal.append(journal.resumed("bob", "sofa"))
+
+    assert resumed.run().verdict is Verdict.HELD
+
+
+def test_what_goes_wrong_on_the_laptop_says_nothing_of_a_migration_that_was_started(tmp_path: Path) -> None:
+    world = World({("web1", "migrate run"): [BlockingIOError("the terminal takes no more lines")]})
+
+    assert engine(world, tmp_path).run().verdict is Verdict.HELD
+    assert ("web1", "up") not in world.said
+
+
+def test_a_hook_is_not_started_a_second_time_while_the_first_may_run(tmp_path: Path) -> None:
+    hooked = settings(hooks={"backup": "pg_dump > dump"})
+    plan = replace(plans.downtime_plan(BASE, hooked), digest="abc")
+    world = World({("web1", "env"): [lost()]})
+
+    progress = replace(engine(world, tmp_path, plan), settings=hooked).run()
+
+    assert progress.verdict is Verdict.REVERTED
+    assert world.said.count(("web1", "env")) == 1
+    assert ("web1", "migrate run") not in world.said
