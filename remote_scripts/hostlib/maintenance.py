@@ -131,17 +131,19 @@ def _put_back_on_failure(config: Config, before: State) -> Iterator[None]:
                 f"{config.maintenance_dir} can't be written: {error.strerror}",
                 "make room, or mend that",
             )
+        code = IN_MAINTENANCE if before.state == "down" else FAILED
         try:
             _put_back(saved)
             state = _seen_again(config, before)
         except OSError as again:
+            code = IN_MAINTENANCE  # it may be: FAILED would promise that the host is as it was
             state = f"{lua_file(config)} could not be put back ({again.strerror})"
             remedy = f"{remedy}; then {config.maintenance_dir}/up"
         raise Failure(
             what,
             state=state,
             next=remedy,
-            exit_code=IN_MAINTENANCE if before.state == "down" else FAILED,
+            exit_code=code,
             **getattr(error, "result", {}),
         ) from error
 
@@ -268,6 +270,7 @@ def _not_up(config: Config, failure: web.NotProved) -> Failure:
         f"the site does not answer: {failure.what}",
         state="maintenance is off, but whether visitors get answers was not seen",
         next="look at the application and at lighttpd's error log; then run up again",
+        unchanged=False,
         **failure.result,
     )
 

@@ -365,6 +365,7 @@ class TestUp:
         ran = own_site.run("up", "--timeout", "0.5")
         assert ran.code == FAILED
         assert "the site does not answer: 0 of 1 workers" in ran.error["what"]
+        assert ran.json["unchanged"] is False
         assert "maintenance is off" in ran.error["state"]
         os.kill(application, signal.SIGCONT)
         ran = own_site.run("up")
@@ -620,6 +621,19 @@ class TestWhenItCannotBeProved:
         assert "1.4.60 or newer" in caught.value.next
         assert caught.value.state == "the site is up as before"
         assert is_app(site.get())
+
+    def test_what_can_not_be_put_back_is_not_said_to_be_as_before(
+        self, site: WebHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(saved: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(maintscript, "_DOWN", "{first_line}, window {window}.\nerror('old lighttpd')\n")
+        monkeypatch.setattr(maintenance, "_put_back", full)
+        with pytest.raises(Failure, match="can't run") as caught:
+            switch_down(site, timeout=30.0)
+        assert caught.value.exit_code == IN_MAINTENANCE
+        assert "could not be put back" in caught.value.state
 
     def test_lighttpd_is_not_running(self, own_site: WebHost) -> None:
         own_site.stop_lighttpd()

@@ -392,3 +392,12 @@ def test_a_hook_is_not_started_a_second_time_while_the_first_may_run(tmp_path: P
     assert progress.verdict is Verdict.REVERTED
     assert world.said.count(("web1", "env")) == 1
     assert ("web1", "migrate run") not in world.said
+
+
+def test_a_host_that_is_up_but_silent_has_let_the_public_in(tmp_path: Path) -> None:
+    silent = failing("the site does not answer", unchanged=False)
+    nothing = (0, {"ok": True, "applied": []})
+    world = World({("*", "up"): [silent] * 2, ("web1", "migrate run"): [nothing]})
+
+    assert engine(world, tmp_path).run().verdict is Verdict.HELD
+    assert world.said.count(("web1", "swap")) == 1
