@@ -16,10 +16,12 @@ from deploytools.settings import Settings
 
 
 class Scope(str, Enum):
-    """Where a step runs."""
+    """Where a step runs. ALL is EACH, and the lock host if the plan looks for pending migrations there:
+    it does so with the release's own, even where -H leaves that host out."""
 
     ONCE = "once"
     EACH = "each"
+    ALL = "all"
     ROLLING = "rolling"
 
 
@@ -98,7 +100,11 @@ class Plan:
 
     def hosts_of(self, step: Step) -> tuple[str, ...]:
         """The hosts that `step` runs on, in the order of the settings."""
-        return (self.lock_host,) if step.scope is Scope.ONCE else self.hosts
+        if step.scope is Scope.ONCE:
+            return (self.lock_host,)
+        if step.scope is Scope.ALL and self.has(CHECK_MIGRATIONS.name) and self.lock_host not in self.hosts:
+            return (*self.hosts, self.lock_host)
+        return self.hosts
 
     def previous(self, host: str) -> str | None:
         """The release that `host` served when the plan was made."""
@@ -113,7 +119,7 @@ PREFLIGHT = Step("preflight", "check the hosts", Scope.EACH, Kind.READ_ONLY)
 STAGE = Step(
     "stage",
     "stage the release",
-    Scope.EACH,
+    Scope.ALL,
     Kind.COMPENSATED,
     undo="discard the release",
     undo_required=False,
@@ -133,12 +139,15 @@ SWAP_BACK = Step("swap-back", "swap back to the warm generation", Scope.EACH, Ki
 VERIFY = Step("verify", "verify behind the maintenance page", Scope.EACH, Kind.RETRIABLE)
 MAINTENANCE_OFF = Step("maintenance-off", "maintenance off, proved", Scope.EACH, Kind.PIVOT)
 RESUME_WORKERS = Step("resume-workers", "resume workers", Scope.EACH, Kind.RETRIABLE)
-PRUNE = Step("prune", "prune old releases", Scope.EACH, Kind.RETRIABLE, required=False)
+PRUNE = Step("prune", "prune old releases", Scope.ALL, Kind.RETRIABLE, required=False)
 UNLOCK = Step("unlock", "release the lock", Scope.ONCE, Kind.RETRIABLE, required=False)
 
 
-def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True) -> Plan:
-    """Given who and what, return the whole window; `ship` is False where the release is on the hosts."""
+def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude: Sequence[str] = ()) -> Plan:
+    """Given who and what, return the whole window; `ship` is False where the release is on the hosts.
+
+    It has no migration, and so insists on a schema that is current, where `left_out` names a host.
+    """
     hooks, migrate = settings.hooks, settings.migrate is not None
     return _with(
         base,
@@ -151,7 +160,7 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True) -> Plan:
             hooks.quiesce and QUIESCE,
             DRAIN,
             hooks.backup and BACKUP,
-            migrate and MIGRATE,
+            migrate and not left_out(base, settings, exclude) and MIGRATE,
             SWAP,
             VERIFY,
             MAINTENANCE_OFF,
@@ -161,6 +170,16 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True) -> Plan:
         ],
         window=True,
     )
+
+
+def left_out(base: Plan, settings: Settings, exclude: Sequence[str] = ()) -> tuple[str, ...]:
+    """The hosts that would serve old code on a new schema if `base` migrated.
+
+    That is whoever -H left out. A host in `exclude` counts as gone, on the operator's word; but not
+    the lock host, which is not gone: migrations run there.
+    """
+    gone = set(exclude) - {base.lock_host}
+    return tuple(name for name in map(str, settings.all_hosts) if name not in {*base.hosts, *gone})
 
 
 def rolling_plan(base: Plan, settings: Settings, *, batch: int = 1, ship: bool = True) -> Plan:
@@ -179,11 +198,36 @@ def rolling_plan(base: Plan, settings: Settings, *, batch: int = 1, ship: bool =
     )
 
 
-def hotswap_plan(base: Plan, *, batch: int = 1, back: bool = False) -> Plan:
-    """Given who, return a swap on the release that each host has, or back to the warm generation."""
+def hotswap_plan(base: Plan, settings: Settings, *, batch: int = 1, back: bool = False) -> Plan:
+    """Given who, return a swap on the release that each host has, or back to the warm generation.
+
+    The way back leads to `base.release`, which may be older than the schema: then that is looked at before.
+    """
     title = "hot-swap the application"
     swap = replace(SWAP, scope=Scope.ROLLING, batch=batch, title=title, undo=None, kind=Kind.RETRIABLE)
-    return _with(base, [LOCK, SWAP_BACK if back else swap, UNLOCK])
+    check = back and base.release is not None and settings.migrate is not None and CHECK_MIGRATIONS
+    return _with(base, [LOCK, check, SWAP_BACK if back else swap, UNLOCK])
+
+
+def warm_release(statuses: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Given what the hosts say, return the release of their warm generations; None where there are none.
+
+    Raises UsageError where they are not of one release.
+    """
+    newest: dict[str, str] = {}
+    for host, status in statuses.items():
+        for other in sorted(status["others"], key=lambda other: int(other["generation"])):
+            if other["state"] == "warm" and other["alive"]:
+                newest[host] = other["release"]
+    if len(set(newest.values())) > 1:
+        raise UsageError(
+            "the warm generations are not of one release",
+            where="--back",
+            state="nothing was changed",
+            next="fab rollback --to RELEASE",
+            details=[f"{host}: {release}" for host, release in newest.items()],
+        )
+    return next(iter(newest.values()), None)
 
 
 def maintenance_plan(base: Plan, *, down: bool, drain: bool = False) -> Plan:
@@ -238,6 +282,7 @@ def describe(plan: Plan) -> list[str]:
         where = {
             Scope.ONCE: f"on {plan.lock_host}",
             Scope.EACH: "on every host at once",
+            Scope.ALL: "on every host at once",
             Scope.ROLLING: f"{step.batch} host{'s' if step.batch > 1 else ''} at a time",
         }[step.scope]
         lines.append(f"{number:3}. {step.title}, {where}" + (f"  [undo: {step.undo}]" if step.undo else ""))

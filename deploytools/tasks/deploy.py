@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploytools.tasks.task import confirm, operation
@@ -72,7 +73,10 @@ def deploy(
         base = op.base_plan(
             "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
         )
-        wanted = _shape(base, settings, with_downtime, batch)
+        wanted = _shape(base, settings, with_downtime, batch, exclude or ())
+        if wanted.window and settings.migrate and not wanted.has("migrate"):
+            others = ", ".join(plans.left_out(base, settings, exclude or ()))
+            reporter.note(f"{others} would go on with the old code, so nothing may be pending")
         if plan:
             print("\n".join(plans.describe(wanted)))
             return
@@ -93,6 +97,8 @@ def deploy(
 )
 def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None) -> None:
     """Replace the application's process on the release it has, dropping nothing."""
+    from dataclasses import replace
+
     from deploytools import operation as op
     from deploytools import plan as plans
     from deploytools import survey
@@ -103,7 +109,9 @@ def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None) -
     with op.connected(settings, exclude) as fleet:
         statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan("hotswap", settings, statuses, exclude=exclude)
-        wanted = plans.hotswap_plan(base, batch=_batch(batch, base), back=back)
+        if back:
+            base = replace(base, release=plans.warm_release({host: statuses[host] for host in base.hosts}))
+        wanted = plans.hotswap_plan(base, settings, batch=_batch(batch, base), back=back)
         finished = op.carry_out(wanted, settings, fleet, PlainReporter(sys.stderr))
     print(summary(finished.records))
 
@@ -149,13 +157,13 @@ def unlock(c: Any, force: str) -> None:
     print(result.get("message", "unlocked"))
 
 
-def _shape(base: Plan, settings: Settings, with_downtime: bool, batch: str) -> Plan:
+def _shape(base: Plan, settings: Settings, with_downtime: bool, batch: str, exclude: Sequence[str]) -> Plan:
     """The window where it was asked for, and for the first release: nobody is served yet."""
     from deploytools import plan as plans
 
     first = all(target.release is None for target in base.targets)
     if with_downtime or first:
-        return plans.downtime_plan(base, settings)
+        return plans.downtime_plan(base, settings, exclude=exclude)
     return plans.rolling_plan(base, settings, batch=_batch(batch, base))
 
 

@@ -34,7 +34,7 @@ def test_every_step_of_every_plan_has_its_command() -> None:
         "check-migrations", "web1", Mark(State.OK, {"target": ["0002"]}), undo=False
     )
 
-    for plan in (WINDOW, plans.rolling_plan(BASE, SETTINGS), plans.hotswap_plan(BASE, back=True)):
+    for plan in (WINDOW, plans.rolling_plan(BASE, SETTINGS), plans.hotswap_plan(BASE, SETTINGS, back=True)):
         for step in plan.steps:
             assert commands.do(plan, step, checked, SETTINGS)
             if step.undo:

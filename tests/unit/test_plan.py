@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from deploytools import commands
 from deploytools import plan as plans
+from deploytools.commands import Command
 from deploytools.errors import UsageError
 from deploytools.plan import Plan, Scope
+from deploytools.saga import Progress
 from tests.support.values import BASE, settings
 
 
@@ -35,6 +38,57 @@ def test_the_window_is_the_table_of_the_design() -> None:
             plans.UNLOCK,
         ),
     )
+
+
+def limited(*names: str) -> Plan:
+    return replace(BASE, targets=tuple(plans.Target(name, None) for name in names))
+
+
+@pytest.mark.parametrize("only", ["web1", "web2"])
+def test_a_window_that_minus_h_limits_never_migrates_under_the_other_hosts(only: str) -> None:
+    plan = plans.downtime_plan(limited(only), settings())
+
+    assert not plan.has("migrate")
+    (check,) = commands.do(plan, plans.CHECK_MIGRATIONS, Progress(), settings())
+    assert isinstance(check, Command)
+    assert check.argv[-3:] == ("--expect", "current", "--json")
+
+
+def test_a_host_that_is_excluded_by_name_counts_as_gone_but_not_the_one_that_migrates() -> None:
+    assert plans.downtime_plan(limited("web1"), settings(), exclude=["web2"]).has("migrate")
+    assert not plans.downtime_plan(limited("web2"), settings(), exclude=["web1"]).has("migrate")
+
+
+def test_the_lock_host_has_the_release_whose_migrations_it_looks_at() -> None:
+    plan = plans.rolling_plan(limited("web2"), settings())
+
+    assert plan.hosts_of(plans.STAGE) == ("web2", "web1")
+    assert plan.hosts_of(plans.SWAP) == ("web2",)
+    assert plans.rolling_plan(limited("web2"), settings(migrate=None)).hosts_of(plans.STAGE) == ("web2",)
+
+
+def warm(release: str, **differing: object) -> dict[str, object]:
+    other = {"generation": 3, "release": release, "state": "warm", "alive": True, **differing}
+    return {"others": [other]}
+
+
+def test_the_way_back_to_a_warm_generation_looks_at_the_schema_before() -> None:
+    statuses = {"web1": warm("r1"), "web2": warm("r1"), "web3": warm("r0", state="draining")}
+
+    release = plans.warm_release(statuses)
+    back = plans.hotswap_plan(replace(BASE, release=release), settings(), back=True)
+
+    assert release == "r1"
+    assert names(back) == ["lock", "check-migrations", "swap-back", "unlock"]
+
+
+def test_warm_generations_of_different_releases_are_no_way_back() -> None:
+    with pytest.raises(UsageError, match="not of one release"):
+        plans.warm_release({"web1": warm("r1"), "web2": warm("r2")})
+
+
+def test_without_a_warm_generation_every_host_says_so_itself() -> None:
+    assert plans.warm_release({"web1": warm("r1", alive=False), "web2": {"others": []}}) is None
 
 
 def test_hooks_add_their_steps_where_the_design_has_them() -> None:
