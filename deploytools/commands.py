@@ -121,6 +121,11 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
 
 def undo(plan: Plan, step: Step, host: str, settings: Settings) -> list[Command | Upload]:
     """Given a step that was attempted on `host`, return what compensates it; nothing where nothing has to."""
+    previous = plan.previous(host)
+    if (step.name == "swap" and previous is None) or (
+        step.name == "maintenance-on" and host in plan.down_before
+    ):
+        return []  # the first release has nothing to go back to, and a host that was down stays down
     match step.name:
         case "lock":
             return [Command(program(settings, "lock", "release", "--run-id", plan.run_id))]
@@ -132,9 +137,6 @@ def undo(plan: Plan, step: Step, host: str, settings: Settings) -> list[Command 
         case "quiesce":
             return _hook(plan, settings.hooks.resume)
         case "swap":
-            previous = plan.previous(host)
-            if previous is None:
-                return []  # the first release has nothing to go back to
             # A run id of its own, or the swap would take itself for the one it undoes.
             options = _options(release=previous, run_id=f"{plan.run_id}-back")
             return [Command(program(settings, "swap", *options), timeout=_swap_timeout(settings))]

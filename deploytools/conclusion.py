@@ -73,16 +73,23 @@ def _reverted(plan: Plan, bad: Mapping[Any, Record], details: Sequence[str]) -> 
     if codes == {6}:
         raise Unreachable(
             f"{plan.operation} stopped: a host could not be reached",
-            state="what had been done was undone; the site is up on what it ran before",
+            state=f"what had been done was undone; {_as_before(plan)}",
             next="mend the host, or go on without it: --exclude HOST",
             details=details,
         )
     raise OperationFailed(
         f"{plan.operation} failed and was undone",
-        state="the site is up on what it ran before",
+        state=_as_before(plan),
         next=_next(bad, "mend the cause, then run it again"),
         details=details,
     )
+
+
+def _as_before(plan: Plan) -> str:
+    if not plan.down_before:
+        return "the site is up on what it ran before"
+    lift = f"fab maint-up --force {plan.run_id}" if plan.window else "fab maint-up"
+    return f"as before, with {', '.join(plan.down_before)} in maintenance ({lift} brings them up)"
 
 
 def standing(plan: Plan, progress: Progress) -> str:

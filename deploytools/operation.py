@@ -137,7 +137,10 @@ def base_plan(
         operation=operation,
         run_id=new_run_id(),
         application=settings.application,
-        targets=tuple(Target(name, statuses[name]["release"]) for name in names),
+        targets=tuple(
+            Target(name, statuses[name]["release"], statuses[name]["maintenance"]["state"] == "down")
+            for name in names
+        ),
         lock_host=str(settings.lock_host),
         steps=(),
         by=by,

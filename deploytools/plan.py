@@ -59,10 +59,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Target:
-    """One host, and the release it served when the plan was made (None: nothing yet)."""
+    """One host as it was when the plan was made.
+
+    Args:
+        release: what it served; None: nothing yet.
+        down: it was in maintenance already, so backing out of the plan must not bring it up.
+    """
 
     host: str
     release: str | None = None
+    down: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,11 @@ class Plan:
     def previous(self, host: str) -> str | None:
         """The release that `host` served when the plan was made."""
         return next((target.release for target in self.targets if target.host == host), None)
+
+    @property
+    def down_before(self) -> tuple[str, ...]:
+        """The hosts that were in maintenance when the plan was made."""
+        return tuple(target.host for target in self.targets if target.down)
 
     def has(self, name: str) -> bool:
         return any(step.name == name for step in self.steps)

@@ -14,10 +14,12 @@ from deploytools import engine as engines
 from deploytools import journal
 from deploytools import plan as plans
 from deploytools.commands import Command
+from deploytools.conclusion import conclude
 from deploytools.engine import Engine, JournalLost, Stop
+from deploytools.errors import OperationFailed
 from deploytools.fleet import Failed, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal
-from deploytools.plan import Plan, Step
+from deploytools.plan import Plan, Step, Target
 from deploytools.remote import LinkLost, Result
 from deploytools.saga import Verdict
 from tests.support.values import BASE, settings
@@ -401,3 +403,21 @@ def test_a_host_that_is_up_but_silent_has_let_the_public_in(tmp_path: Path) -> N
 
     assert engine(world, tmp_path).run().verdict is Verdict.HELD
     assert world.said.count(("web1", "swap")) == 1
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_a_host_that_was_in_maintenance_before_is_not_brought_up_by_backing_out(
+    tmp_path: Path, window: bool
+) -> None:
+    targets = (Target("web1", "r1", down=True), Target("web2", "r1"))
+    plan = WINDOW if window else plans.maintenance_plan(BASE, down=True, drain=True)
+    world = World({("web2", "drain"): [failing("still in flight")]})
+    running = engine(world, tmp_path, replace(plan, targets=targets))
+
+    progress = running.run()
+
+    assert progress.verdict is Verdict.REVERTED
+    assert [said for said in world.said if said[1] == "up"] == [("web2", "up")]
+    with pytest.raises(OperationFailed) as caught:
+        conclude(running.plan, progress, running.journal.records)
+    assert "web1 in maintenance" in (caught.value.state or "")
