@@ -5,7 +5,6 @@ The engine knows no step by name. What comes next is `saga`'s to say, how it is 
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Step
 from deploytools.remote import Remote
-from deploytools.saga import Act, End, Mark, Progress, State, TurnBack, decide
+from deploytools.saga import Act, End, Mark, Progress, State, TurnBack, Verdict, decide
 from deploytools.settings import Settings
 
 # How long an operation keeps asking a host that it lost in the middle of a step, in seconds.
@@ -94,12 +93,14 @@ class Engine:
         progress = journal.fold(self.journal.records)
         while True:
             action = decide(self.plan, progress)
-            if isinstance(action, End):
-                return self._record(progress, journal.end(action.verdict), flush=True)
-            if self.stop.asked:
+            held_by_ctrl_c = self.stop.cancel.is_set() and action == End(Verdict.HELD)
+            if isinstance(action, End) and not held_by_ctrl_c:
+                progress = self._record(progress, journal.end(action.verdict))
+                self._explain()
+                return progress
+            if isinstance(action, End) or self.stop.asked:
                 self.journal.append(journal.interrupted())
-                with contextlib.suppress(JournalLost):  # it only explains; the intents are there
-                    self._flush()
+                self._explain()
                 return progress
             if isinstance(action, TurnBack):
                 self.reporter.note(f"{action.because}; undoing")
@@ -177,6 +178,13 @@ class Engine:
         if flush:
             self._flush()
         return journal.advance(progress, record)
+
+    def _explain(self) -> None:
+        """Give the lock host a last record. It only explains: nothing is done after it."""
+        try:
+            self._flush()
+        except JournalLost as error:
+            self.reporter.note(f"{error}; fab history won't tell how this run ended")
 
     def _flush(self) -> None:
         deadline = self.clock() + RECONNECT

@@ -25,7 +25,14 @@ from typing import Any
 from deploytools import commands, journal, saga, setup
 from deploytools.conclusion import conclude, standing
 from deploytools.engine import Engine, JournalLost, Reporter, Stop, run
-from deploytools.errors import DeployError, InMaintenance, OperationFailed, Unreachable, UsageError
+from deploytools.errors import (
+    DeployError,
+    InMaintenance,
+    Interrupted,
+    OperationFailed,
+    Unreachable,
+    UsageError,
+)
 from deploytools.fleet import Fleet, Ok
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
@@ -207,12 +214,9 @@ def _run(
             progress = engine.run()
         except JournalLost as error:
             progress = journal.fold(log.records)
-            error.state = standing(plan, progress)
-            error.next = "fab deploy --resume"
-            raise (
-                error
-                if not saga.in_maintenance(plan, progress)
-                else InMaintenance(error.what, where=error.where, state=error.state, next=error.next)
+            kind = InMaintenance if saga.in_maintenance(plan, progress) else Interrupted
+            raise kind(
+                error.what, where=error.where, state=standing(plan, progress), next="fab deploy --resume"
             ) from error
     if progress.verdict is not None:
         _notify(settings, log.records, reporter)

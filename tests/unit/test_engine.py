@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from deploytools import plan as plans
 from deploytools.commands import Command
 from deploytools.conclusion import conclude
 from deploytools.engine import Engine, JournalLost, Stop
-from deploytools.errors import OperationFailed
-from deploytools.fleet import Failed, Lost, Ok, Outcome, Unreached
+from deploytools.errors import Interrupted, OperationFailed
+from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal
 from deploytools.plan import Plan, Step, Target
 from deploytools.remote import LinkLost, Result
 from deploytools.saga import Verdict
+from deploytools.settings import Host
 from tests.support.values import BASE, settings
 
 SETTINGS = settings()
@@ -421,3 +423,40 @@ def test_a_host_that_was_in_maintenance_before_is_not_brought_up_by_backing_out(
     with pytest.raises(OperationFailed) as caught:
         conclude(running.plan, progress, running.journal.records)
     assert "web1 in maintenance" in (caught.value.state or "")
+
+
+def test_the_second_ctrl_c_in_a_migration_is_an_interruption_that_can_be_resumed(tmp_path: Path) -> None:
+    """With the real fleet, which takes no more work once waiting was given up."""
+    stop, ended = Stop(), threading.Event()
+
+    class SlowHost(FakeHost):
+        sent = 0
+
+        def open(self) -> None: ...
+        def close(self) -> None: ...
+        def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+            if _words(command) == ("migrate", "run"):
+                stop.press()
+                stop.press()
+                ended.wait(10)
+            return super().run(command, on_line)
+
+    world = World()
+    with Fleet([Host("web1"), Host("web2")], lambda host: SlowHost(str(host), world)) as fleet:
+        fleet.cancel = stop.cancel
+        running = replace(engine(world, tmp_path, stop=stop), fleet=fleet)  # type: ignore[arg-type]
+        progress = running.run()
+        ended.set()
+
+    assert progress.verdict is None
+    with pytest.raises(Interrupted):
+        conclude(running.plan, progress, running.journal.records)
+
+
+def test_a_run_that_is_done_is_done_even_if_its_last_record_can_not_be_stored(tmp_path: Path) -> None:
+    world = World()
+    world.before = lambda host, word: world.scripted.update(
+        {("web1", "journal append"): [failing("No space left")] * 1000} if word == "lock release" else {}
+    )
+
+    assert engine(world, tmp_path).run().verdict is Verdict.DONE
