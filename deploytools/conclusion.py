@@ -38,7 +38,7 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
         case Verdict.DONE:
             raise Unfinished(
                 f"{plan.operation} is done, but something is left over",
-                state="the new version serves everywhere",
+                state=f"what was wanted is done on {', '.join(plan.hosts)}",
                 next=_next(bad, "fab status"),
                 details=details,
             )

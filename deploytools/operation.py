@@ -166,10 +166,19 @@ def carry_out(
 
 
 def resume(
-    records: list[Record], settings: Settings, fleet: Fleet, reporter: Reporter, *, abort: bool = False
+    records: list[Record],
+    settings: Settings,
+    fleet: Fleet,
+    reporter: Reporter,
+    *,
+    abort: bool = False,
+    exclude: Sequence[str] = (),
 ) -> Finished:
-    """Go on with an interrupted run, or back out of it. Raises the DeployError that its end deserves."""
-    plan = journal.plan_of(records)
+    """Go on with an interrupted run, or back out of it. Raises the DeployError that its end deserves.
+
+    The hosts in `exclude` stay as they are. UsageError where the run needs another that isn't in the fleet.
+    """
+    plan = _without(journal.plan_of(records), exclude, fleet)
     progress = journal.fold(records)
     if abort and not progress.reverting and not saga.may_turn_back(plan, progress):
         raise InMaintenance(
@@ -223,6 +232,19 @@ def _run(
     if not (aborting and progress.verdict is Verdict.REVERTED):
         conclude(plan, progress, log.records)
     return Finished(plan, log.records)
+
+
+def _without(plan: Plan, exclude: Sequence[str], fleet: Fleet) -> Plan:
+    targets = tuple(target for target in plan.targets if target.host not in exclude)
+    missing = [target.host for target in targets if target.host not in fleet.names]
+    if missing or not targets:
+        raise UsageError(
+            f"run {plan.run_id} works on {', '.join(missing or plan.hosts)} too",
+            where="-H and --exclude",
+            state="nothing was changed",
+            next="leave out -H; a host that is gone is left out by --exclude",
+        )
+    return replace(plan, targets=targets)
 
 
 def _notify(settings: Settings, records: Sequence[Record], reporter: Reporter) -> None:

@@ -60,7 +60,7 @@ def deploy(
     if resume or abort:
         with op.connected(settings, exclude) as fleet:
             records = survey.read_journal(fleet, settings, survey.open_lock(fleet, settings)["run_id"])
-            finished = op.resume(records, settings, fleet, reporter, abort=abort)
+            finished = op.resume(records, settings, fleet, reporter, abort=abort, exclude=exclude or ())
         print(summary(finished.records))
         return
     now = datetime.now(timezone.utc)
