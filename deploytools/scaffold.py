@@ -29,7 +29,10 @@ def write_project(directory: Path, application: str, hosts: Sequence[str]) -> li
     present = [path.name for path in files if path.exists()]
     if present:
         raise UsageError(
-            f"{' and '.join(present)} already there", where=str(directory), state="nothing was written"
+            f"{' and '.join(present)} already there",
+            where=str(directory),
+            state="nothing was written",
+            next="move it away, or copy what you need of one that fab init writes into an empty directory",
         )
     for path, content in files.items():
         path.write_text(content)
