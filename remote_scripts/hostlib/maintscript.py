@@ -47,10 +47,11 @@ local function same(given, secret)
   return difference == 0
 end
 
-local request, response = lighty.r.req_header, lighty.r.resp_header
+local request, response, env = lighty.r.req_header, lighty.r.resp_header, lighty.r.req_env
 local cookie = (request["Cookie"] or ""):match("{cookie}=([%w_-]+)")
-if same(request["{bypass_header}"], bypass) or same(cookie, bypass) then
+if env["MAINTENANCE_BYPASS"] or same(request["{bypass_header}"], bypass) or same(cookie, bypass) then
   request["{bypass_header}"] = nil -- not the application's business
+  env["MAINTENANCE_BYPASS"] = "1" -- lighttpd asks again after a rewrite; the header is gone by then
   return
 end
 if same(request["{proof_header}"], proof) then

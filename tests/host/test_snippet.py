@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import subprocess
 import sys
 import urllib.error
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hostlib import maintscript
 
 from deploytools import setup
 from tests.support.site import free_port, wait_for
@@ -83,6 +85,27 @@ def test_php_gets_scripts_and_whatever_is_no_file_and_lighttpd_serves_the_files(
         assert get(f"{url}/index.php?x=2") == "/index.php?x=2||2"
         assert get(f"{url}/style.css") == "body {}"
         assert "gw.backend.guestbook" in (get(f"{url}/server-statistics") or "")
+
+
+def test_the_bypass_holds_where_lighttpd_rewrites_the_path_and_asks_again(root: Path) -> None:
+    public = root / "current" / "public"
+    public.mkdir(parents=True)
+    (public / "index.php").write_text('<?php echo $_SERVER["HTTP_X_MAINTENANCE_BYPASS"] ?? "no token";')
+
+    with lighttpd(root, "public") as url, running("/usr/bin/php-cgi", "-b", root / "run/app.sock", cwd=root):
+        assert wait_for(lambda: get(f"{url}/"), "php") == "no token"
+        (root / "down.lua").write_text(maintscript.down_script(b"closed", bypass="secret"))
+        (root / "down.lua").rename(root / "maint.lua")
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+
+        def ask(**headers: str) -> tuple[int, str]:
+            connection.request("GET", "/guests/7", headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+        assert ask(**{maintscript.BYPASS: "secret"}) == (200, "no token")
+        assert ask() == (503, "closed"), "it holds for one request, not for the connection"
+        assert ask(**{maintscript.BYPASS: "guessed"}) == (503, "closed")
 
 
 def test_any_other_application_gets_every_request_with_its_path(root: Path) -> None:
