@@ -192,6 +192,7 @@ def _environment(record: Record, app: App, account: pwd.struct_passwd) -> dict[s
         "PATH": SEARCH_PATH,
         "HOME": account.pw_dir,
         "LANG": "C.UTF-8",
+        "PHP_FCGI_MAX_REQUESTS": "0",  # php-cgi ends after 500 otherwise, and nobody starts it again
         **app.env,
         "DEPLOYTOOLS_RELEASE": record.release,
         "DEPLOYTOOLS_GENERATION": str(record.generation),

@@ -58,6 +58,17 @@ def test_a_process_and_its_child_that_ignore_sigterm_are_killed_after_the_grace(
     assert manager.ended(record) == "it was ended by signal 9 (Killed)"
 
 
+@pytest.mark.parametrize(("given", "there"), [({}, "0"), ({"PHP_FCGI_MAX_REQUESTS": "9"}, "9")])
+def test_php_cgi_is_told_not_to_end_after_500_requests(site: Site, given: dict[str, str], there: str) -> None:
+    manager = Direct(site.host.hostlib_config)
+
+    record = manager.start(1, "r1", app("sh", "-c", "echo $PHP_FCGI_MAX_REQUESTS; sleep 60", env=given))
+
+    wait_until(lambda: site.log().strip())
+    assert site.log().strip() == there
+    manager.stop(record)
+
+
 def test_children_are_found_when_their_parent_is_gone(site: Site) -> None:
     manager = Direct(site.host.hostlib_config)
     record = manager.start(1, "r1", app("sh", "-c", "sleep 60 & sleep 60 & exit 3"))

@@ -549,6 +549,7 @@ def test_the_application_gets_a_clean_environment_and_only_its_listener(site: Si
     environment = described["environment"]
     assert set(environment) - {"LC_CTYPE"} == {
         "PATH", "HOME", "LANG", "COLOUR", "DEPLOYTOOLS_RELEASE", "DEPLOYTOOLS_GENERATION",
+        "PHP_FCGI_MAX_REQUESTS",
     }  # fmt: skip
     assert (environment["COLOUR"], environment["LANG"]) == ("green", "de_DE.UTF-8")
     assert described["directory"] == str(site.root / "releases" / "r1")
