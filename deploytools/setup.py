@@ -92,6 +92,7 @@ def host_side(settings: Settings, user: str) -> dict[str, Any]:
         "directories": directories,
         "files": files,
         "links": links,
+        "where_systemd_runs": _at_boot(settings) if settings.privileged else {},
         "hostlib": f"{tools}/hostlib",
         "lighttpd": settings.webserver.config,
         "reload": settings.privileged,
@@ -169,6 +170,44 @@ def sudoers(settings: Settings, user: str) -> str:
         f"# {settings.application}: written by deploytools {__version__} (`fab setup`).\n"
         f"{user} ALL=(root) NOPASSWD: {', '.join(programs)}\n"
     )
+
+
+def boot_unit(settings: Settings) -> str:
+    """What starts the current release after a reboot; set-up enables it, but doesn't start it."""
+    return f"""# {settings.application}: `fab setup` of deploytools {__version__} wrote this; edits are lost.
+[Unit]
+Description={settings.application}: start the current release after a reboot
+After=lighttpd.service remote-fs.target postgresql.service mariadb.service
+RequiresMountsFor={settings.root}
+ConditionPathExists={settings.root}/current
+StartLimitIntervalSec=15min
+StartLimitBurst=5
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={settings.tools_dir}/swap
+# 7: it serves, but something of before could not be stopped.
+SuccessExitStatus=7
+Restart=on-failure
+RestartSec=10
+# `swap` alone ends generations: stopping this unit must not end the one that serves.
+KillMode=process
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _at_boot(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """The boot unit, and the link by which `systemctl enable` would enable it."""
+    units, name = "/etc/systemd/system", f"deploytools-{settings.application}.service"
+    wants = f"{units}/multi-user.target.wants"
+    return {
+        "directories": [_entry(wants, "root", 0o755)],
+        "files": [_file(f"{units}/{name}", boot_unit(settings).encode(), "root", 0o644)],
+        "links": [{"path": f"{wants}/{name}", "target": f"{units}/{name}", "configuration": False}],
+    }
 
 
 def _shared_directories(settings: Settings) -> list[str]:

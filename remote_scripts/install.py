@@ -26,9 +26,14 @@ class Refused(Exception):
 
 def main(bundle: dict) -> None:
     try:
+        if Path("/run/systemd/system").is_dir():
+            for kind, entries in bundle["where_systemd_runs"].items():
+                bundle[kind] = bundle[kind] + entries
         changes = missing(bundle)
         if not bundle["plan_only"] and changes:
             apply(bundle)
+            if any(change["path"].startswith("/etc/systemd/") for change in changes):
+                systemctl("daemon-reload")
         result = {"ok": True, "changes": changes}
     except (Refused, OSError, KeyError) as error:
         result = {
@@ -129,9 +134,13 @@ def check_lighttpd(configuration: str, before: dict) -> None:
 def reload_lighttpd() -> None:
     active = subprocess.run(["systemctl", "is-active", "--quiet", "lighttpd"], check=False).returncode == 0
     verb = "reload" if active else "restart"
-    done = subprocess.run(["systemctl", verb, "lighttpd"], capture_output=True, text=True, check=False)
+    systemctl(verb, "lighttpd")
+
+
+def systemctl(*argv: str) -> None:
+    done = subprocess.run(["systemctl", *argv], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise OSError(f"systemctl {verb} lighttpd failed: {done.stderr.strip()}")
+        raise OSError(f"systemctl {' '.join(argv)} failed: {done.stderr.strip()}")
 
 
 def write(path: Path, content: bytes, entry: dict) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import json
 import subprocess
 from pathlib import Path
@@ -74,6 +75,30 @@ def test_what_decides_about_privilege_is_in_the_root_owned_config() -> None:
     assert config["root"] == "/srv/guestbook"
     assert config["version"] == __version__
     assert "command" not in config
+
+
+def test_the_boot_unit_starts_the_current_release_and_is_enabled() -> None:
+    parts = BUNDLE["where_systemd_runs"]
+    unit = by_path(parts, "files")["/etc/systemd/system/deploytools-guestbook.service"]
+    link = parts["links"][0]
+
+    assert f"ExecStart={TOOLS}/swap\n" in text(unit)
+    assert "ConditionPathExists=/srv/guestbook/current\n" in text(unit), "nothing is deployed yet"
+    assert link["path"] == "/etc/systemd/system/multi-user.target.wants/deploytools-guestbook.service"
+    assert link["target"] == unit["path"]
+
+
+def test_stopping_the_boot_unit_ends_no_generation() -> None:
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(setup.boot_unit(settings()))
+
+    assert unit["Service"]["Type"] == "oneshot", "so that there is no main process to end"
+    assert unit["Service"]["KillMode"] == "process"
+
+
+def test_without_root_there_is_no_boot_unit() -> None:
+    assert setup.host_side(settings(privileged=False), "deploy")["where_systemd_runs"] == {}
 
 
 @pytest.mark.parametrize("host_header", [None, "www.example.com"])
