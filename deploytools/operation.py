@@ -92,7 +92,7 @@ def connected(
             host: outcome.error for host, outcome in fleet.connect().items() if not isinstance(outcome, Ok)
         }
         if lost:
-            raise _unreachable(lost)
+            raise unreachable(lost)
         yield fleet
 
 
@@ -123,7 +123,7 @@ def set_up(settings: Settings, fleet: Fleet, *, plan_only: bool) -> dict[str, li
         raise OperationFailed(
             f"set-up failed on {len(problems)} of {len(problems) + len(changes)} hosts",
             state="a host named here is as it was before",
-            next="mend the cause, then fab setup",
+            next="mend the cause, then fab setup again; it needs root there: fab setup --as-user root",
             details=problems,
         )
     return changes
@@ -290,15 +290,22 @@ def _interruptible(reporter: Reporter) -> Iterator[Stop]:
         signal.signal(signal.SIGINT, before)
 
 
-def _unreachable(lost: Mapping[str, Exception]) -> DeployError:
+def unreachable(lost: Mapping[str, Exception]) -> DeployError:
+    """Given why each of some hosts can't be reached, return the one error to tell it by."""
     errors = list(lost.values())
     steps = [error.next for error in errors if isinstance(error, DeployError) and error.next]
     return Unreachable(
         f"{len(lost)} host{'s' if len(lost) > 1 else ''} could not be reached",
         state="nothing was changed",
         next=steps[0] if steps else "mend the connection, or go on without it: --exclude HOST",
-        details=[f"{host}: {error}" for host, error in lost.items()],
+        details=[line for host, error in lost.items() for line in _told(host, error)],
     )
+
+
+def _told(host: str, error: Exception) -> list[str]:
+    """What is known of one host's error; a fingerprint to compare, for instance, is in its details."""
+    details = error.details if isinstance(error, DeployError) else ()
+    return [f"{host}: {error}", *(f"  {line}" for line in details)]
 
 
 def _as_user(host: Host, user: str) -> Host:

@@ -100,6 +100,15 @@ def disagreements(statuses: Mapping[str, Status]) -> list[str]:
     return lines
 
 
+def not_running(statuses: Mapping[str, Status]) -> list[str]:
+    """Given what every host says of itself, return a line for each whose application has died."""
+    return [
+        f"{host}: the application is not running (release {status['release']}); visitors get an error"
+        for host, status in statuses.items()
+        if status.get("serving") and not status["serving"].get("alive")
+    ]
+
+
 def _finding(error: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": "doctor",

@@ -12,7 +12,7 @@ _JSON = {"json": "print JSON for a machine"}
 
 @operation(help=_JSON)
 def status(c: Any, json: bool = False) -> None:
-    """Say where every host stands; non-zero when they disagree."""
+    """Say where every host stands; non-zero when they disagree, or when the application is not running."""
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.errors import OperationFailed
@@ -27,6 +27,14 @@ def status(c: Any, json: bool = False) -> None:
         print(_dump({"application": settings.application, "lock": lock, "hosts": statuses}))
     else:
         print(status_text(settings.application, statuses, lock))
+    dead = survey.not_running(statuses)
+    if dead:
+        raise OperationFailed(
+            f"the application is not running on {len(dead)} of {len(statuses)} hosts",
+            state="nothing was changed by asking",
+            next="fab hotswap starts it on the release it had; why it died: log/app.log on the host",
+            details=dead,
+        )
     differing = survey.disagreements(statuses)
     if differing:
         raise OperationFailed(

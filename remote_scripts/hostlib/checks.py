@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hostlib import maintenance, web
+from hostlib import generations, maintenance, web
 from hostlib.program import TOOLS, Config, Failure
 
 ERROR, WARNING = "error", "warning"
@@ -219,9 +219,13 @@ def site(config: Config) -> Iterator[Finding]:
         yield Finding("site", False, f"{config.url} gives no answer: {error}", "systemctl start lighttpd")
         return
     fine = answer.status < 500 or maintenance.is_marked(answer)
-    remedy = (
-        f"see {config.log}/app.log" if config.current.is_symlink() else "fab deploy: nothing is deployed yet"
-    )
+    serving = generations.serving(config)
+    if serving is None:
+        remedy = "fab deploy: nothing is deployed yet"
+    elif generations.alive(serving):
+        remedy = f"see {config.log}/app.log"
+    else:
+        remedy = f"fab hotswap: the application is not running; see {config.log}/app.log"
     yield judged("site", fine, f"{config.url} answers {answer.status}", remedy, level=WARNING)
 
 

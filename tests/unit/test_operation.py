@@ -1,4 +1,4 @@
-"""Resuming with another set of hosts than the run began with. The rest is in tests/integration."""
+"""What the tasks have in common, where no host is needed to see it. The rest is in tests/integration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from deploytools import operation
-from deploytools.errors import InMaintenance, Unfinished, UsageError
+from deploytools.errors import HostKeyRejected, InMaintenance, Unfinished, UsageError
 from deploytools.fleet import Fleet
+from deploytools.operation import unreachable
+from deploytools.report import error_text
 from deploytools.settings import Host
 from tests.unit.test_engine import SETTINGS, WINDOW, FakeHost, Silent, World, failing
 
@@ -52,3 +54,19 @@ def test_a_run_is_not_resumed_on_hosts_that_it_does_not_have(held: World, exclud
         operation.resume(held.stored, SETTINGS, left, Silent(), exclude=exclude)  # type: ignore[arg-type]
 
     assert held.said == []
+
+
+def test_a_refused_host_key_is_told_with_the_fingerprint_to_compare() -> None:
+    lost = HostKeyRejected(
+        "the host key of web1 is not in known_hosts",
+        next="ssh web1 true   (answer yes only if it shows this fingerprint)",
+        details=["its ssh-ed25519 key is SHA256:abc"],
+    )
+
+    told = error_text(unreachable({"web1": lost, "web2": TimeoutError("no answer")}))
+
+    assert told.startswith("error: 2 hosts could not be reached")
+    assert "web1: the host key of web1 is not in known_hosts" in told
+    assert "SHA256:abc" in told
+    assert "web2: no answer" in told
+    assert "next:  ssh web1 true" in told
