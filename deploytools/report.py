@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TextIO
 
+from deploytools import __version__
 from deploytools.commands import Answer
 from deploytools.errors import DeployError
 from deploytools.journal import Record, plan_of, times
@@ -135,6 +136,25 @@ def status_text(
             f"locked by {lock['by']} on {lock['laptop']} since {lock['since']}:"
             f" {lock['operation']}, run {lock['run_id']}"
         )
+        lines.append("  if that run is not at work any more: fab deploy --resume, or fab deploy --abort")
+    return "\n".join(lines)
+
+
+def setup_text(host: str, changes: Sequence[Mapping[str, str]], tools_dir: str, *, diffs: bool) -> str:
+    """What set-up changes on a host: our own programs as a number, all else by name, or as a diff."""
+    if not changes:
+        return f"{host}: nothing to change"
+    lines, programs = [f"{host}:"], 0
+    for change in changes:
+        path = change["path"]
+        if path.startswith(f"{tools_dir}/") and path != f"{tools_dir}/config.json":
+            programs += 1
+            continue
+        lines.append(f"  {change['what']}: {path}")
+        if diffs:
+            lines += [f"    {line}" for line in change["diff"].splitlines()]
+    if programs:
+        lines.insert(1, f"  deploytools {__version__}: {programs} files in {tools_dir}")
     return "\n".join(lines)
 
 

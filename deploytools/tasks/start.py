@@ -44,16 +44,13 @@ def setup(c: Any, plan: bool = False, yes: bool = False, as_user: str | None = N
     """Install or upgrade the host side; shows what changes, and a second run changes nothing."""
     from deploytools import operation as op
     from deploytools.executor import current_settings
+    from deploytools.report import setup_text
 
     settings = current_settings(c)
     with op.connected(settings, as_user=as_user) as fleet:
         changes = op.set_up(settings, fleet, plan_only=True)
         for host, changed in changes.items():
-            print(f"{host}: {'nothing to change' if not changed else ''}".rstrip())
-            for change in changed:
-                print(f"  {change['what']}: {change['path']}")
-                if plan and change["diff"]:
-                    print("".join(f"    {line}\n" for line in change["diff"].splitlines()), end="")
+            print(setup_text(host, changed, settings.tools_dir, diffs=plan))
         if plan or not any(changes.values()):
             return
         confirm(yes)

@@ -103,7 +103,8 @@ def _busy(held: dict[str, Any]) -> Failure:
     return Failure(
         f"the lock is held by {describe(held)}",
         state="nothing was changed",
-        next=f"wait for that run, or if you are sure that it is dead: fab unlock --force {held['run_id']}",
+        next="wait for that run, or if you are sure that it is dead: fab deploy --resume or --abort"
+        f" (fab unlock --force {held['run_id']} frees the lock and leaves everything else as it is)",
         exit_code=BUSY,
         lock=held,
         unchanged=True,  # of the run, not only of this call: it doesn't have the lock

@@ -1,0 +1,36 @@
+"""What a person reads."""
+
+from __future__ import annotations
+
+from deploytools.report import setup_text, status_text
+
+TOOLS = "/usr/local/lib/deploytools/guestbook"
+
+
+def change(path: str, diff: str = "") -> dict[str, str]:
+    return {"what": "create", "path": path, "diff": diff}
+
+
+def test_setup_shows_what_is_the_operators_business_and_counts_our_own_programs() -> None:
+    changes = [
+        change(f"{TOOLS}/swap", "+a thousand lines"),
+        change(f"{TOOLS}/hostlib/web.py", "+a thousand lines"),
+        change(f"{TOOLS}/config.json", "+{}"),
+        change("/etc/sudoers.d/deploytools-guestbook", "+deploy ALL=(root)"),
+    ]
+
+    shown = setup_text("web1", changes, TOOLS, diffs=True)
+
+    assert "2 files in " + TOOLS in shown
+    assert "a thousand lines" not in shown
+    assert "    +{}" in shown
+    assert "    +deploy ALL=(root)" in shown
+    assert "+" not in setup_text("web1", changes, TOOLS, diffs=False)
+    assert setup_text("web1", [], TOOLS, diffs=True) == "web1: nothing to change"
+
+
+def test_status_says_what_to_type_where_a_run_is_open() -> None:
+    lock = {"by": "ann", "laptop": "desk", "since": "noon", "operation": "deploy", "run_id": "run-1"}
+
+    assert "fab deploy --resume, or fab deploy --abort" in status_text("guestbook", {}, lock)
+    assert "--resume" not in status_text("guestbook", {}, None)
