@@ -78,6 +78,7 @@ def host_side(settings: Settings, user: str) -> dict[str, Any]:
             "path": f"{settings.webserver.maintenance_dir}/{name}",
             "target": f"{tools}/{name}",
             "configuration": False,
+            "application": settings.application,
         }
         for name in ("down", "up")
     ]

@@ -69,9 +69,25 @@ def missing(bundle: dict) -> list[dict]:
         path = Path(entry["path"])
         if path.exists() and not path.is_symlink():
             raise Refused(f"{path} is there, and is not a link to {entry['target']}: move it away first")
+        leave_to_its_application(path, entry)
         if not path.is_symlink() or os.readlink(path) != entry["target"]:
             changes.append({"path": str(path), "what": f"link to {entry['target']}", "diff": ""})
     return changes
+
+
+def leave_to_its_application(path: Path, entry: dict) -> None:
+    """Raise Refused where a link leads to a program of another application than the one to be set up."""
+    if not path.is_symlink() or "application" not in entry:
+        return
+    try:
+        there = json.loads((Path(os.readlink(path)).parent / "config.json").read_text())["application"]
+    except (OSError, ValueError, KeyError):
+        return
+    if there != entry["application"]:
+        raise Refused(
+            f"{path} belongs to the application {there}: correct deploy.application,"
+            " or give this one a webserver.maintenance_dir of its own"
+        )
 
 
 def apply(bundle: dict) -> None:
