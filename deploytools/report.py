@@ -36,6 +36,8 @@ class PlainReporter:
         said = answer.error.get("what") or answer.mark.value.get("message") or "done"
         word = "" if state is State.OK else f"{state.value.upper()}: "
         self._say(f"  {host:{self.width}}  {word}{said} ({seconds:.1f} s)")
+        for line in answer.mark.value.get("details", ()):  # of `swap`: what the application printed
+            self.line(host, line)
 
     def line(self, host: str, text: str) -> None:
         self._say(f"  {host:{self.width}}  | {text.rstrip()}")

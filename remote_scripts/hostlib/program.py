@@ -7,6 +7,7 @@ laptop reads: {"ok": true, ...} or {"ok": false, "error": {what, where, state, n
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import pwd
@@ -155,7 +156,9 @@ def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], R
     except OSError as error:
         # Nobody foresaw it, so nobody can promise that the host is as it was: not FAILED.
         code = BUG
-        result = {"ok": False, "error": _explain(str(error), AS_TOLD, f"{TOOLS}/status")}
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room (df -h; df -i), then the same command again" if full else f"{TOOLS}/status"
+        result = {"ok": False, "error": _explain(str(error), AS_TOLD, remedy)}
     if arguments.json:
         print(json.dumps(result, sort_keys=True))
     elif code == DONE:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from deploytools.report import setup_text, status_text
+import io
+
+from deploytools.commands import Answer
+from deploytools.plan import downtime_plan
+from deploytools.report import PlainReporter, setup_text, status_text
+from deploytools.saga import Mark, State
+from tests.support.values import BASE, settings
 
 TOOLS = "/usr/local/lib/deploytools/guestbook"
 
@@ -34,3 +40,15 @@ def test_status_says_what_to_type_where_a_run_is_open() -> None:
 
     assert "fab deploy --resume, or fab deploy --abort" in status_text("guestbook", {}, lock)
     assert "--resume" not in status_text("guestbook", {}, None)
+
+
+def test_what_the_application_printed_before_it_failed_is_shown() -> None:
+    plan, out = downtime_plan(BASE, settings()), io.StringIO()
+    printed = {"details": ["python3: can't open file 'nope.py'"]}
+    reporter = PlainReporter(out)
+
+    reporter.step(plan, plan.steps[0], plan.hosts, undo=False)
+    reporter.answer(plan.steps[0], "web1", Answer(Mark(State.FAILED, printed), {"what": "not ready"}, 3), 0.1)
+
+    assert "FAILED: not ready" in out.getvalue()
+    assert "web1  | python3: can't open file 'nope.py'" in out.getvalue()
