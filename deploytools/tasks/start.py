@@ -30,7 +30,7 @@ def init(c: Any, application: str, host: Any = None) -> None:
 
     for path in write_project(Path.cwd(), application, list(host or ())):
         print(f"wrote {path.name}")
-    print("next: look through fabric.yaml, then fab setup --plan")
+    print("next: look through fabric.yaml, commit both, then: fab setup --as-user root --plan")
 
 
 @operation(
