@@ -1,6 +1,7 @@
-"""`fab`, which has the task `init` even where there is no fabfile yet: it is to write one.
+"""`python -m deploytools`: `fab`, but it has the task `init` where there is no fabfile yet.
 
-Takes the place of Fabric's own `fab`, which knows no task there; the same as `python -m deploytools`.
+Fabric's own `fab` knows no task there, and init is what writes one. A script of our own by the name
+`fab` would be a coin toss: two packages would install it, and the last one wins.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from invoke.exceptions import CollectionNotFound, Exit
 
 NO_PROJECT = """error: there is no fabfile.py in this directory, nor in one above it
   state: nothing was changed
-  next:  cd to the project, or make one of this directory: fab init --application NAME --host HOST"""
+  next:  cd to the project, or make one here: python -m deploytools init --application NAME --host HOST"""
 
 
 class Program(Fab):  # type: ignore[misc]

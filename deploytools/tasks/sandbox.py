@@ -74,5 +74,5 @@ def _revive(c: Any) -> None:
         status = statuses[str(settings.lock_host)]
         if status["release"] is None or status["lock"] or (status["serving"] or {}).get("alive"):
             return
-        plan = plans.hotswap_plan(op.base_plan("hotswap", settings, statuses))
+        plan = plans.hotswap_plan(op.base_plan("hotswap", settings, statuses), settings)
         op.carry_out(plan, settings, fleet, PlainReporter(sys.stderr))

@@ -125,8 +125,10 @@ def test_a_rollback_past_a_migration_is_refused(deployed: Site) -> None:
 def test_an_app_that_was_killed_is_told_and_brought_back_by_a_swap(deployed: Site) -> None:
     os.kill(deployed.status()["serving"]["pid"], signal.SIGKILL)
 
-    assert wait_for(lambda: not deployed.status()["serving"]["alive"], "its death")
-    assert "not running" in deployed.on("status").stdout
+    told = deployed.on("status", code=3)
+    assert "not running" in told.stdout
+    assert "visitors get an error" in told.stderr
+    assert not deployed.status(code=3)["serving"]["alive"]
     deployed.on("hotswap")
 
 

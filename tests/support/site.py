@@ -82,9 +82,9 @@ class Site:
     def on(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         return self.fab("on", "sandbox", *arguments, code=code)
 
-    def status(self) -> dict[str, Any]:
-        """What `fab status --json` says of the host."""
-        status: dict[str, Any] = json.loads(self.on("status", "--json").stdout)
+    def status(self, code: int = 0) -> dict[str, Any]:
+        """What `fab status --json` says of the host; `code` is 3 where it has a complaint."""
+        status: dict[str, Any] = json.loads(self.on("status", "--json", code=code).stdout)
         return {**status["hosts"]["sandbox"], "lock": status["lock"]}
 
     def history(self) -> list[dict[str, Any]]:
