@@ -36,7 +36,7 @@ def append(config: Config, run_id: str, text: str, expect: int | None) -> Result
     if not records:
         raise Failure("there is no record on standard input", state="nothing was changed", exit_code=USAGE)
     path = _path(config, run_id)
-    path.parent.mkdir(mode=0o755, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     with exclusive(path.parent, wait=WAIT):
         there = _read(path)
         if expect is not None:
@@ -128,7 +128,7 @@ def _parse(text: str) -> list[Record]:
 def _write(path: Path, records: Sequence[Record]) -> None:
     """One write behind the last whole line; on any failure the file is cut back to where it ended."""
     data = "".join(json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n" for record in records)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)  # it quotes logs
     try:
         with os.fdopen(os.dup(descriptor), "rb") as file:
             end = file.read().rfind(b"\n") + 1

@@ -179,6 +179,7 @@ def _take_in(config: Config, parcel: Parcel, incoming: Path, lock: int) -> list[
     archive.settle(incoming)
     if (_described(incoming) or {}).get("id") != parcel.release:
         raise Failure(f"the archive has no {MANIFEST} of this release", state="nothing was changed")
+    (incoming / MANIFEST).chmod(0o600)  # it has app.env and migrate.env: ours and root's alone
     missing = shared.link(incoming, config.shared, parcel.shared)
     staged = {"sha256": parcel.sha256.lower(), "shared": list(parcel.shared)}
     write_json(incoming / STAGED, {**staged, "staged_at": timestamp(), "served": current(config)})

@@ -49,6 +49,14 @@ def file_of(host: WebHost, run_id: str = "run1") -> Path:
     return host.root / "state" / "journal" / f"{run_id}.jsonl"
 
 
+def test_what_quotes_logs_is_for_nobody_else_to_read(host: WebHost) -> None:
+    append(host, lines({"n": 1}))
+
+    directory = host.root / "state" / "journal"
+    assert directory.stat().st_mode & 0o077 == 0
+    assert (directory / "run1.jsonl").stat().st_mode & 0o077 == 0
+
+
 def test_what_is_appended_can_be_read_in_order(host: WebHost) -> None:
     assert append(host, lines({"n": 1}, {"n": 2})).json["count"] == 2
     assert append(host, lines({"n": 3, "text": "zwölf\nlines"})).json["count"] == 3

@@ -87,6 +87,11 @@ class TestStage:
         modes = {name: (place / name).stat().st_mode & 0o7777 for name in (".", "d", "d/f", "d/x")}
         assert modes == {".": 0o755, "d": 0o755, "d/f": 0o644, "d/x": 0o755}
 
+    def test_keeps_the_environments_in_the_manifest_to_its_owner_and_root(self, host: WebHost) -> None:
+        assert stage(host, "r1", pack(host, "r1")).code == 0
+        manifest = host.root / "releases" / "r1" / ".deploytools.json"
+        assert manifest.stat().st_mode & 0o7777 == 0o600
+
     def test_a_second_time_is_harmless(self, host: WebHost) -> None:
         archive = pack(host, "r1")
         sha256 = digest(archive)
