@@ -86,7 +86,11 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             return [Command(check, timeout=120)]
         case "maintenance-on":
             options = _options(
-                reason=plan.reason, until=plan.until, by=plan.by, run_id=plan.run_id if plan.window else None
+                reason=plan.reason,
+                until=plan.until,
+                by=plan.by,
+                run_id=plan.run_id if plan.window else None,
+                force=plan.force,
             )
             return [Command(switch(settings, "down", *options))]
         case "quiesce":
@@ -108,7 +112,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "verify":
             return [Command(program(settings, "verify", "--release", _release(plan)))]
         case "maintenance-off":
-            options = _options(run_id=plan.run_id if plan.window else None, force=plan.force)
+            options = _options(run_id=plan.run_id) if plan.window else _options(force=plan.force)
             return [Command(switch(settings, "up", *options))]
         case "resume-workers":
             return _hook(plan, settings.hooks.resume)
@@ -149,13 +153,21 @@ def journal(plan: Plan, settings: Settings, lines: Sequence[str], expect: int) -
     return Command(program(settings, "journal", "follow", plan.run_id), timeout=30), words
 
 
-def refusal(answer: bytes) -> str | None:
-    """Why the journal was not written, given the answer to such a line; None where it was."""
+@dataclass(frozen=True)
+class Refusal:
+    """Why the journal was not written; `superseded` where another laptop has written there meanwhile."""
+
+    what: str
+    superseded: bool = False
+
+
+def refusal(answer: bytes) -> Refusal | None:
+    """Given the answer to such a line, return why the journal was not written; None where it was."""
     try:
         told = json.loads(answer)
-        return None if told["ok"] else str(told["error"]["what"])
+        return None if told["ok"] else Refusal(str(told["error"]["what"]), "count" in told)
     except (ValueError, KeyError, TypeError):
-        return answer.decode(errors="replace")[-500:] or "no answer"
+        return Refusal(answer.decode(errors="replace")[-500:] or "no answer")
 
 
 def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Answer:

@@ -19,6 +19,9 @@ from deploytools.journal import Record
 from deploytools.plan import Plan
 from deploytools.saga import Progress, State, Verdict
 
+# The steps whose effect stays where nothing undoes them.
+LASTING = ("swap", "maintenance-off")
+
 
 def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
     """Raise what the end of a run deserves; return where everything is done."""
@@ -43,7 +46,7 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
                 details=details,
             )
         case Verdict.REVERTED:
-            _reverted(plan, bad, details or [progress.because or ""])
+            _reverted(plan, progress, bad, details or [progress.because or ""])
         case Verdict.HELD:
             raise InMaintenance(
                 f"{plan.operation} can't go on by itself, and holds",
@@ -60,7 +63,7 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
             )
 
 
-def _reverted(plan: Plan, bad: Mapping[Any, Record], details: Sequence[str]) -> NoReturn:
+def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details: Sequence[str]) -> NoReturn:
     codes = {record["exit_code"] for record in bad.values()}
     if any(step == "lock" and record["exit_code"] == 5 for (step, _, _), record in bad.items()):
         record = bad["lock", plan.lock_host, False]
@@ -70,22 +73,39 @@ def _reverted(plan: Plan, bad: Mapping[Any, Record], details: Sequence[str]) -> 
             state="nothing was changed",
             next=record["error"].get("next"),
         )
+    if plan.operation == "maint-up":
+        raise InMaintenance(
+            "maint-up did not bring every host up",
+            state=f"up: {', '.join(_done(plan, progress)) or 'none'}; the others may still be in maintenance",
+            next=_next(bad, "mend the cause, then fab maint-up again"),
+            details=details,
+        )
     if codes == {6}:
         raise Unreachable(
             f"{plan.operation} stopped: a host could not be reached",
-            state=f"what had been done was undone; {_as_before(plan)}",
+            state=f"what had been done was undone; {_as_before(plan, progress)}",
             next="mend the host, or go on without it: --exclude HOST",
             details=details,
         )
     raise OperationFailed(
         f"{plan.operation} failed and was undone",
-        state=_as_before(plan),
+        state=_as_before(plan, progress),
         next=_next(bad, "mend the cause, then run it again"),
         details=details,
     )
 
 
-def _as_before(plan: Plan) -> str:
+def _done(plan: Plan, progress: Progress) -> list[str]:
+    """The hosts on which a step was done that nothing takes back: a plain swap, or maintenance off."""
+    lasting = [step for step in plan.steps if step.undo is None and step.name.startswith(LASTING)]
+    marks = {host: [progress.mark(step, host) for step in lasting] for host in plan.hosts}
+    return [host for host, found in marks.items() if any(mark and mark.state is State.OK for mark in found)]
+
+
+def _as_before(plan: Plan, progress: Progress) -> str:
+    done = _done(plan, progress)
+    if done:
+        return f"swapped already: {', '.join(done)}; every other host is up on what it ran before"
     if not plan.down_before:
         return "the site is up on what it ran before"
     lift = f"fab maint-up --force {plan.run_id}" if plan.window else "fab maint-up"

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from deploytools import commands, journal
 from deploytools.commands import Answer, Command, Upload
-from deploytools.errors import DeployError, OperationFailed
+from deploytools.errors import DeployError, LockHeld, OperationFailed
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Step
@@ -91,6 +91,8 @@ class Engine:
         Raises JournalLost where an intent can't be made durable: then nothing more is done.
         """
         progress = journal.fold(self.journal.records)
+        if not self.plan.has("lock"):
+            self.attach()
         while True:
             action = decide(self.plan, progress)
             held_by_ctrl_c = self.stop.cancel.is_set() and action == End(Verdict.HELD)
@@ -207,8 +209,16 @@ class Engine:
         if not isinstance(outcome, Ok):
             raise StoreLost(str(outcome.error))
         refused = commands.refusal(outcome.value)
+        if refused is not None and refused.superseded:
+            raise Superseded(
+                f"another laptop has gone on with run {self.plan.run_id}",
+                where=host,
+                state="this one does nothing more; how the hosts stand is for the other one to say",
+                next="fab status",
+                details=[refused.what],
+            )
         if refused is not None:
-            raise self._journal_lost(refused)
+            raise self._journal_lost(refused.what)
 
 
 def run(remote: Remote, command: Command, on_line: Callable[[str], None] | None = None) -> Answer:
@@ -219,6 +229,10 @@ def run(remote: Remote, command: Command, on_line: Callable[[str], None] | None 
 
 class StoreLost(Exception):
     """One attempt to write the journal on the lock host did not succeed."""
+
+
+class Superseded(LockHeld):
+    """The run is in somebody else's hands, who resumed it."""
 
 
 class JournalLost(OperationFailed):

@@ -66,14 +66,13 @@ def new_run_id() -> str:
 
 
 @contextmanager
-def connected(
+def opened(
     settings: Settings, exclude: Sequence[str] | None = None, *, as_user: str | None = None
 ) -> Iterator[Fleet]:
-    """Connect to every host, and to the lock host; close them all at the end.
+    """The hosts, and the lock host, each connected to when it is first asked; all closed at the end.
 
     With `as_user` the connections are made as somebody else than the deploy user.
-
-    Raises Unreachable with a line per host that can't be reached. Nothing has been done then.
+    Raises UsageError where `exclude` names a host that isn't there, or leaves none.
     """
     exclude = exclude or ()
     unknown = [name for name in exclude if name not in map(str, settings.hosts)]
@@ -88,9 +87,20 @@ def connected(
         hosts = [_as_user(host, as_user) for host in hosts]
     make = connector(settings.ssh_config, settings.fleet.connect_timeout)
     with Fleet(hosts, make, settings.fleet.parallel) as fleet:
-        lost = {
-            host: outcome.error for host, outcome in fleet.connect().items() if not isinstance(outcome, Ok)
-        }
+        yield fleet
+
+
+@contextmanager
+def connected(
+    settings: Settings, exclude: Sequence[str] | None = None, *, as_user: str | None = None
+) -> Iterator[Fleet]:
+    """The hosts as `opened` has them, all of them connected to.
+
+    Raises Unreachable with a line per host that can't be reached. Nothing has been done then.
+    """
+    with opened(settings, exclude, as_user=as_user) as fleet:
+        outcomes = fleet.connect()
+        lost = {host: outcome.error for host, outcome in outcomes.items() if not isinstance(outcome, Ok)}
         if lost:
             raise unreachable(lost)
         yield fleet

@@ -83,6 +83,7 @@ class Plan:
         digest: SHA-256 of the release's archive; None where nothing is shipped.
         until: when the operator expects the window to end, ISO 8601; None if not said.
         window: True where maintenance belongs to this run alone.
+        force: the run whose window is lifted or taken over, although it isn't ours.
     """
 
     operation: str
@@ -158,8 +159,12 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
     """Given who and what, return the whole window; `ship` is False where the release is on the hosts.
 
     It has no migration, and so insists on a schema that is current, where `left_out` names a host.
+    Where a host serves nothing yet there is no way back from the swap: an app that doesn't verify then
+    stays behind the maintenance page.
     """
+    _refuse_what_is_not_there_yet(settings)
     hooks, migrate = settings.hooks, settings.migrate is not None
+    first = any(target.release is None for target in base.targets)
     return _with(
         base,
         [
@@ -172,7 +177,7 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
             DRAIN,
             hooks.backup and BACKUP,
             migrate and not left_out(base, settings, exclude) and MIGRATE,
-            SWAP,
+            replace(SWAP, kind=Kind.PIVOT, undo=None) if first else SWAP,
             VERIFY,
             MAINTENANCE_OFF,
             hooks.resume and RESUME_WORKERS,
@@ -195,6 +200,7 @@ def left_out(base: Plan, settings: Settings, exclude: Sequence[str] = ()) -> tup
 
 def rolling_plan(base: Plan, settings: Settings, *, batch: int = 1, ship: bool = True) -> Plan:
     """Given who and what, return a deploy without downtime, `batch` hosts at a time."""
+    _refuse_what_is_not_there_yet(settings)
     return _with(
         base,
         [
@@ -214,6 +220,7 @@ def hotswap_plan(base: Plan, settings: Settings, *, batch: int = 1, back: bool =
 
     The way back leads to `base.release`, which may be older than the schema: then that is looked at before.
     """
+    _refuse_what_is_not_there_yet(settings)
     title = "hot-swap the application"
     swap = replace(SWAP, scope=Scope.ROLLING, batch=batch, title=title, undo=None, kind=Kind.RETRIABLE)
     check = back and base.release is not None and settings.migrate is not None and CHECK_MIGRATIONS
@@ -242,8 +249,35 @@ def warm_release(statuses: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def maintenance_plan(base: Plan, *, down: bool, drain: bool = False) -> Plan:
-    """Given who and why, return the plan of maint-down or maint-up."""
-    return _with(base, [LOCK, MAINTENANCE_ON if down else MAINTENANCE_OFF, drain and DRAIN, UNLOCK])
+    """Given who and why, return the plan of maint-down or maint-up.
+
+    With `force` it takes no lock: the run whose window it lifts may hold it, and goes on holding it.
+    """
+    if down:
+        return _with(base, [LOCK, MAINTENANCE_ON, drain and DRAIN, UNLOCK])
+    off = replace(MAINTENANCE_OFF, kind=Kind.RETRIABLE)
+    return _with(base, [off] if base.force else [LOCK, off, UNLOCK])
+
+
+def open_window(statuses: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Given what the hosts say, return the run whose window they are in; None where they are in none.
+
+    A new window takes it over once it has the lock, which shows that that run is over.
+    Raises UsageError where they are in different ones.
+    """
+    runs = {
+        host: status["maintenance"]["run_id"]
+        for host, status in statuses.items()
+        if status["maintenance"]["state"] == "down" and status["maintenance"].get("run_id")
+    }
+    if len(set(runs.values())) > 1:
+        raise UsageError(
+            "the hosts are in maintenance by different runs",
+            state="nothing was changed",
+            next="fab maint-up --force RUN_ID for all runs but one",
+            details=[f"{host}: {run}" for host, run in runs.items()],
+        )
+    return next(iter(runs.values()), None)
 
 
 def rollback_target(on_hosts: Mapping[str, Mapping[str, Any]], wanted: str | None) -> str:
@@ -312,6 +346,22 @@ def policy(plan: Plan) -> list[str]:
             "maintenance, says where each host stands, and waits for `fab deploy --resume` (exit code 4).",
         ]
     return lines
+
+
+def _refuse_what_is_not_there_yet(settings: Settings) -> None:
+    """Raise UsageError for settings that the hosts would refuse in the middle of the plan."""
+    adapter = settings.migrate.adapter if settings.migrate else None
+    for path, value, known in (
+        ("deploy.migrate.adapter", adapter, ("alembic", None)),
+        ("deploy.app.manager", settings.app.manager, ("auto", "direct")),
+    ):
+        if value not in known:
+            raise UsageError(
+                f"{value} is not supported yet",
+                where=path,
+                state="nothing was changed",
+                next=f"use {' or '.join(str(word or 'null') for word in known)}",
+            )
 
 
 def _with(base: Plan, steps: Sequence[Step | str | bool | None], *, window: bool = False) -> Plan:

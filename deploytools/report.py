@@ -104,10 +104,13 @@ def described(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def status_text(
-    application: str, statuses: Mapping[str, Mapping[str, Any]], lock: Mapping[str, Any] | None
+    application: str,
+    statuses: Mapping[str, Mapping[str, Any]],
+    lock: Mapping[str, Any] | None,
+    silent: Sequence[str] = (),
 ) -> str:
-    """Where every host stands, and who holds the lock."""
-    rows = []
+    """Where every host stands, which don't answer, and who holds the lock."""
+    rows: list[dict[str, Any]] = []
     for host, status in statuses.items():
         serving, maintenance = status.get("serving") or {}, status.get("maintenance") or {}
         rows.append(
@@ -121,6 +124,7 @@ def status_text(
                 "toolkit": status.get("toolkit"),
             }
         )
+    rows += [{"host": host, "site": "no answer"} for host in silent]
     lines = [application, table(rows, ["host", "site", "release", "generation", "pid", "age", "toolkit"])]
     for host, status in statuses.items():
         maintenance = status.get("maintenance") or {}

@@ -50,11 +50,14 @@ def host_side(settings: Settings, user: str) -> dict[str, Any]:
     snippet = f"50-deploytools-{settings.application}.conf"
     directories = [
         *(_entry(path, owner, 0o755) for path in (root, tools, f"{tools}/hostlib")),
-        *(_entry(f"{root}/{name}", owner, 0o755) for name in ("run", "log", "migrations")),
-        *(_entry(f"{root}/{name}", user, 0o755) for name in ("releases", "shared", "state")),
+        *(_entry(f"{root}/{name}", owner, 0o755) for name in ("run", "migrations")),
+        {**_entry(f"{root}/log", owner, 0o755), "group_of": user},  # whose group may read the app's log
+        *(_entry(f"{root}/{name}", user, 0o755) for name in ("releases", "state")),
+        # Its group passes to what `release stage` makes in it later, for the app to write to.
+        {**_entry(f"{root}/shared", user, 0o2775), "group_of": settings.app.user},
     ]
     for entry in _shared_directories(settings):
-        directories.append(_entry(entry, settings.app.user, 0o750))
+        directories.append({**_entry(entry, settings.app.user, 0o750), "within": f"{root}/shared"})
     files = [
         *_programs(tools, owner),
         _file(f"{tools}/config.json", _json(host_config(settings)), owner, 0o644),

@@ -3,52 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from deploytools import commands
 from deploytools.commands import Command
 from deploytools.engine import run
-from deploytools.errors import LockHeld, OperationFailed, UsageError
-from deploytools.fleet import Fleet, Ok
+from deploytools.errors import DeployError, LockHeld, OperationFailed, Unreachable, UsageError
+from deploytools.fleet import Fleet, Ok, Unreached
 from deploytools.journal import Record
 from deploytools.settings import Settings
 
 Status = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Silence:
+    """Why a host has no answer: what, and what to type next; `exit_code` as in docs/reference.md."""
+
+    what: str
+    next: str
+    exit_code: int
+
+
+def each(
+    fleet: Fleet, settings: Settings, name: str, *arguments: str, hosts: Sequence[str] | None = None
+) -> tuple[dict[str, dict[str, Any]], dict[str, Silence]]:
+    """Run a host program that changes only what it is asked to; return results and silences by host."""
+    command = Command(commands.program(settings, name, *arguments))
+    results: dict[str, dict[str, Any]] = {}
+    silent: dict[str, Silence] = {}
+    for host, outcome in fleet.map(lambda remote: run(remote, command), hosts=hosts).items():
+        match outcome:
+            case Ok(answer) if not answer.error:
+                results[host] = dict(answer.mark.value)
+            case Ok(answer):
+                next_step = answer.error.get("next", "")
+                silent[host] = Silence(answer.error.get("what", "it failed"), next_step, answer.exit_code)
+            case Unreached(error):
+                silent[host] = Silence(str(error), getattr(error, "next", None) or "", Unreachable.exit_code)
+            case _:
+                silent[host] = Silence(str(outcome.error), "", OperationFailed.exit_code)
+    return results, silent
+
+
 def ask(
     fleet: Fleet, settings: Settings, name: str, *arguments: str, hosts: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Run a host program that changes nothing but what it is asked to, and return its result by host.
+    """Run a host program as `each` does, and return its result by host.
 
-    Raises the error of its exit code (UsageError, LockHeld, otherwise OperationFailed) with a line per
-    host that has no answer.
+    Raises the error of its exit code (UsageError, LockHeld, Unreachable, otherwise OperationFailed) with
+    a line per host that has no answer.
     """
-    command = Command(commands.program(settings, name, *arguments))
-    results: dict[str, Any] = {}
-    problems: list[str] = []
-    steps: list[str] = []
-    codes: set[int] = set()
-    for host, outcome in fleet.map(lambda remote: run(remote, command), hosts=hosts).items():
-        if not isinstance(outcome, Ok):
-            problems.append(f"{host}: {outcome.error}")
-            codes.add(OperationFailed.exit_code)
-        elif outcome.value.error:
-            problems.append(f"{host}: {outcome.value.error.get('what')}")
-            steps.append(outcome.value.error.get("next", ""))
-            codes.add(outcome.value.exit_code)
-        else:
-            results[host] = dict(outcome.value.mark.value)
-    if problems:
-        kinds = {UsageError.exit_code: UsageError, LockHeld.exit_code: LockHeld}
-        kind = kinds.get(max(codes), OperationFailed) if len(codes) == 1 else OperationFailed
-        raise kind(
-            f"{name} has no answer from {len(problems)} of {len(problems) + len(results)} hosts",
-            state="nothing was changed",
-            next=next((step for step in steps if step), "fab doctor"),
-            details=problems,
-        )
+    results, silent = each(fleet, settings, name, *arguments, hosts=hosts)
+    if silent:
+        raise silence(name, silent, len(results) + len(silent))
     return results
+
+
+def silence(name: str, silent: Mapping[str, Silence], hosts: int) -> DeployError:
+    """Given why hosts don't answer to the program `name`, return the one error to tell it by."""
+    codes = {each.exit_code for each in silent.values()}
+    kinds: dict[int, type[DeployError]] = {
+        kind.exit_code: kind for kind in (UsageError, LockHeld, Unreachable)
+    }
+    kind = kinds.get(max(codes), OperationFailed) if len(codes) == 1 else OperationFailed
+    return kind(
+        f"{name} has no answer from {len(silent)} of {hosts} hosts",
+        state="nothing was changed",
+        next=next((each.next for each in silent.values() if each.next), "fab doctor"),
+        details=[f"{host}: {each.what}" for host, each in silent.items()],
+    )
 
 
 def ask_one(fleet: Fleet, settings: Settings, name: str, *arguments: str) -> dict[str, Any]:

@@ -49,8 +49,7 @@ def missing(bundle: dict) -> list[dict]:
     changes = []
     for entry in bundle["directories"]:
         path = Path(entry["path"])
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
-            raise Refused(f"{path} is there, and is no directory")
+        check_directory(path, Path(entry.get("within", path)))
         if not path.exists():
             changes.append({"path": str(path), "what": "create directory", "diff": ""})
         elif attributes(path) != wanted(entry):
@@ -73,6 +72,14 @@ def missing(bundle: dict) -> list[dict]:
         if not path.is_symlink() or os.readlink(path) != entry["target"]:
             changes.append({"path": str(path), "what": f"link to {entry['target']}", "diff": ""})
     return changes
+
+
+def check_directory(path: Path, within: Path) -> None:
+    """Raise Refused for what is no directory, or is reached by a link below `within`, others' place."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise Refused(f"{path} is there, and is no directory")
+    if any(place.is_symlink() for place in path.parents if within in place.parents):
+        raise Refused(f"{path} leads out of {within} by a symbolic link")
 
 
 def leave_to_its_application(path: Path, entry: dict) -> None:
@@ -176,9 +183,17 @@ def link(path: Path, target: str) -> None:
 
 
 def own(path: int | str | Path, entry: dict) -> None:
+    if not isinstance(path, int):
+        # A link that its owner puts there while we work must not lead us elsewhere.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            own(descriptor, entry)
+        finally:
+            os.close(descriptor)
+        return
     if os.geteuid() == 0:
-        os.chown(path, *wanted(entry)[:2])
-    os.chmod(path, entry["mode"])
+        os.fchown(path, *wanted(entry)[:2])
+    os.fchmod(path, entry["mode"])
 
 
 def attributes(path: Path) -> tuple[int, int, int]:
@@ -188,10 +203,11 @@ def attributes(path: Path) -> tuple[int, int, int]:
 
 def wanted(entry: dict) -> tuple[int, int, int]:
     try:
-        account = pwd.getpwnam(entry["owner"])
+        owner = pwd.getpwnam(entry["owner"])
+        group = pwd.getpwnam(entry.get("group_of", entry["owner"])).pw_gid
     except KeyError as error:
-        raise Refused(f"there is no account {entry['owner']}: create it first") from error
-    return account.pw_uid, account.pw_gid, entry["mode"]
+        raise Refused(f"{error.args[0]}: create the account first") from error
+    return owner.pw_uid, group, entry["mode"]
 
 
 def differing(path: Path, entry: dict) -> str:

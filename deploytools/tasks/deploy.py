@@ -73,7 +73,10 @@ def deploy(
         base = op.base_plan(
             "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
         )
+        base = replace(base, force=plans.open_window({host: statuses[host] for host in base.hosts}))
         wanted = _shape(base, settings, with_downtime, batch, exclude or ())
+        if wanted.window and base.force:
+            reporter.note(f"this takes over the window of run {base.force}")
         if wanted.window and settings.migrate and not wanted.has("migrate"):
             others = ", ".join(plans.left_out(base, settings, exclude or ()))
             reporter.note(f"{others} would go on with the old code, so nothing may be pending")

@@ -12,7 +12,7 @@ _JSON = {"json": "print JSON for a machine"}
 
 @operation(help=_JSON)
 def status(c: Any, json: bool = False) -> None:
-    """Say where every host stands; non-zero when they disagree, or when the application is not running."""
+    """Say where every host stands; non-zero when one is silent, not running, or they disagree."""
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.errors import OperationFailed
@@ -20,13 +20,18 @@ def status(c: Any, json: bool = False) -> None:
     from deploytools.report import status_text
 
     settings = current_settings(c)
-    with op.connected(settings) as fleet:
-        statuses = survey.ask(fleet, settings, "status", hosts=[str(host) for host in settings.hosts])
-        lock = survey.ask_one(fleet, settings, "lock", "show").get("lock")
+    hosts = [str(host) for host in settings.hosts]
+    with op.opened(settings) as fleet:
+        statuses, silent = survey.each(fleet, settings, "status", hosts=hosts)
+        locks, _ = survey.each(fleet, settings, "lock", "show", hosts=[str(settings.lock_host)])
+    lock = next((found.get("lock") for found in locks.values()), None)
     if json:
-        print(_dump({"application": settings.application, "lock": lock, "hosts": statuses}))
+        silence = {host: {"error": reason.what} for host, reason in silent.items()}
+        print(_dump({"application": settings.application, "lock": lock, "hosts": {**statuses, **silence}}))
     else:
-        print(status_text(settings.application, statuses, lock))
+        print(status_text(settings.application, statuses, lock, list(silent)))
+    if silent:
+        raise survey.silence("status", silent, len(hosts))
     dead = survey.not_running(statuses)
     if dead:
         raise OperationFailed(
@@ -54,7 +59,7 @@ def doctor(c: Any) -> None:
     from deploytools.executor import current_settings
 
     settings = current_settings(c)
-    with op.connected(settings) as fleet:
+    with op.opened(settings) as fleet:
         findings = survey.examine(fleet, settings)
     failed = False
     for host, checks in findings.items():

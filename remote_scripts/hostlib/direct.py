@@ -171,11 +171,15 @@ def _standard_input(record: Record, app: App, account: pwd.struct_passwd) -> Ite
 
 @contextlib.contextmanager
 def _log(config: Config, account: pwd.struct_passwd) -> Iterator[int]:
-    """log/app.log, owned by the application, which may want to open /dev/stderr anew."""
+    """log/app.log, owned by the application, which may want to open /dev/stderr anew.
+
+    It is for the group of log/ to read: that is the deploy user's.
+    """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     descriptor = os.open(config.log / "app.log", flags, 0o640)
     try:
-        _own(descriptor, account)
+        if os.geteuid() == 0:
+            os.chown(descriptor, account.pw_uid, config.log.stat().st_gid)
         yield descriptor
     finally:
         os.close(descriptor)

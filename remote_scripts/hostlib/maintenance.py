@@ -48,18 +48,27 @@ RESTORE_TIMEOUT = 5.0  # seconds to prove that what was there before is back
 
 
 def down(
-    config: Config, *, by: str, reason: str | None, until: int | None, run_id: str | None, timeout: float
+    config: Config,
+    *,
+    by: str,
+    reason: str | None,
+    until: int | None,
+    run_id: str | None,
+    timeout: float,
+    force: str | None = None,
 ) -> Result:
     """Put the site into maintenance and see every worker answer so.
 
     `until` is in seconds since the epoch. A second time it keeps since and token, and takes the new
-    reason, end and run id where they are given. Raises Failure: exit code 5 where another run holds
-    the window; 3 (4 if it was down before) where it can't be proved, with what was there put back.
+    reason, end and run id where they are given. Raises Failure: exit code 5 where another run than
+    `force` holds the window; 3 (4 if it was down before) where it can't be proved, with what was there
+    put back.
     """
     began = time.monotonic()
     with _turn(config, timeout):
         before = read_state(config)
-        window = _claim(before, Window(secrets.token_hex(4), timestamp(), by, reason, _iso(until), run_id))
+        new = Window(secrets.token_hex(4), timestamp(), by, reason, _iso(until), run_id)
+        window = _claim(before, new, force)
         token = bypass_token(config) or secrets.token_urlsafe(24)
         proof_token = secrets.token_urlsafe(24)
         ends = _epoch(window.until)
@@ -95,12 +104,15 @@ def down(
     return _told(State("down", window), before, proof, began, [f"{verb}, {proof}", note])
 
 
-def _claim(before: State, wanted: Window) -> Window:
-    """The window to announce: a new one, or the one that is open with what is newly known of it."""
+def _claim(before: State, wanted: Window, force: str | None) -> Window:
+    """The window to announce: a new one, or the one that is open with what is newly known of it.
+
+    Another run's window is taken over only where `force` names that run.
+    """
     held = before.window
     if before.state != "down" or held is None:
         return wanted
-    if held.run_id and wanted.run_id and held.run_id != wanted.run_id:
+    if held.run_id and wanted.run_id and held.run_id not in (wanted.run_id, force):
         raise _held_by_another(held, "down")
     return dataclasses.replace(
         held,

@@ -57,7 +57,7 @@ def read(config: Config, release: str) -> tuple[App, Health]:
     """Raises Failure (exit code 2), which names all problems at once but no values: some are secret."""
     path = config.releases / release / NAME
     try:
-        raw = json.loads(_content(path))
+        raw = json.loads(content(path))
     except (OSError, ValueError, RecursionError) as error:
         raise _refused(release, f"{path} can't be read: {error}") from error
     app, problems = _checked("app", APP, raw)
@@ -78,16 +78,19 @@ def _refused(release: str, what: str) -> Failure:
     )
 
 
-def _content(path: Path) -> bytes:
-    """Only a plain file: a link could lead to what its author may not read, a pipe would block us."""
+def content(path: Path) -> bytes:
+    """What the deploy user wrote, read by root: only a plain file of a sensible size.
+
+    A link could lead to what its author may not read, a pipe would block us. Raises OSError, ValueError.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is not a file")
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
+        read = file.read(LARGEST + 1)
+    if len(read) > LARGEST:
         raise ValueError(f"it is larger than {LARGEST} bytes")
-    return content
+    return read
 
 
 def _text(value: object) -> bool:

@@ -7,6 +7,7 @@ name while we hold it was left behind by a program that died.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 from hostlib import generations, shared
 from hostlib.files import read_json, sync_directory, write_json
 from hostlib.locking import exclusive
+from hostlib.manifest import content
 from hostlib.names import timestamp
 from hostlib.program import USAGE, Config, Failure, Result
 
@@ -194,10 +196,12 @@ def _take_in(config: Config, parcel: Parcel, incoming: Path, lock: int) -> list[
 def _described(place: Path) -> dict[str, Any] | None:
     """The manifest of the release in `place`; None where there is none."""
     try:
-        found = read_json(place / MANIFEST)
-    except ValueError as error:
-        raise _unusable(f"{MANIFEST} of {place.name} is no JSON: {error}") from error
-    if not isinstance(found, (dict, type(None))):
+        found = json.loads(content(place / MANIFEST))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(f"{MANIFEST} of {place.name} can't be read: {error}") from error
+    if not isinstance(found, dict):
         raise _unusable(f"{MANIFEST} of {place.name} is no JSON object")
     return found
 

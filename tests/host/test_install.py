@@ -34,6 +34,19 @@ def guestbook(tmp_path: Path) -> None:
     (tmp_path / "down").symlink_to(programs / "down")
 
 
+def test_a_link_below_what_others_own_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "shared" / "a").symlink_to(tmp_path / "elsewhere")
+    entry = {"path": str(tmp_path / "shared" / "a" / "b"), "owner": "root", "mode": 0o750}
+    wanted = {"directories": [{**entry, "within": str(tmp_path / "shared")}], "files": [], "links": []}
+
+    with pytest.raises(install.Refused, match="leads out of"):
+        install.missing(wanted)
+    with pytest.raises(OSError, match=r"symbolic|Not a directory"):
+        install.own(tmp_path / "shared" / "a", entry)
+
+
 @pytest.mark.usefixtures("guestbook")
 def test_the_switch_of_another_application_is_not_taken_over(tmp_path: Path) -> None:
     with pytest.raises(install.Refused, match="belongs to the application guestbook"):

@@ -255,6 +255,14 @@ class TestDown:
         assert site.get().text == "the new page: two"
         assert int(site.get().headers["retry-after"]) > 3500
 
+    def test_a_dead_runs_window_is_taken_over_by_its_name(self, site: WebHost) -> None:
+        switch_down(site, reason="new schema", by="ann", run_id="r1")
+        assert site.run("down", "--run-id", "r2", "--force", "r3").code == 5
+        ran = site.run("down", "--run-id", "r2", "--force", "r1", "--reason", "the fix")
+        assert (ran.code, ran.json["run_id"], ran.json["reason"]) == (0, "r2", "the fix")
+        assert site.run("up", "--run-id", "r1").code == 5
+        assert site.run("up", "--run-id", "r2").code == 0
+
     def test_another_runs_window_is_refused_with_who_and_why(self, site: WebHost) -> None:
         switch_down(site, reason="new schema", by="ann", run_id="r1")
         before = lua(site).read_bytes()

@@ -217,6 +217,13 @@ class TestCheck:
         ran = check(AlembicProject(host, **settings))
         assert (ran.code, ran.json["unchanged"]) == (2, True)
 
+    def test_a_manifest_that_is_no_plain_file_is_not_read_as_root(self, project: AlembicProject) -> None:
+        described = next(project.place.rglob(".deploytools.json"))
+        described.unlink()
+        os.mkfifo(described)
+        ran = check(project)
+        assert (ran.code, "it is not a file" in ran.error["what"]) == (2, True)
+
     def test_an_unknown_release_is_a_usage_error(self, host: WebHost) -> None:
         ran = host.run("migrate", "check", "--release", "nowhere")
         assert ran.code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -173,11 +174,13 @@ def test_a_host_that_is_not_there_changes_nothing(deployed: Site) -> None:
     config.write_text(before.replace(str(deployed.ssh_port), "1"))
     try:
         done = deployed.on("deploy", "--ref", "v3", "--yes", code=6)
+        asked = deployed.on("status", code=6)
     finally:
         config.write_text(before)
 
     assert "sandbox" in done.stderr
     assert "nothing was changed" in done.stderr
+    assert "no answer" in asked.stdout
 
 
 def test_a_host_with_another_key_is_not_talked_to(deployed: Site) -> None:
@@ -190,3 +193,52 @@ def test_a_host_with_another_key_is_not_talked_to(deployed: Site) -> None:
         known.write_text(before)
 
     assert "ssh" in done.stderr.split("next:")[1]
+
+
+MIGRATION = """
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE entries ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0")
+"""
+
+
+def committed(site: Site, message: str, files: dict[str, str]) -> None:
+    """One more commit on the sandbox's repository."""
+    repository = site.directory / ".sandbox" / "guestbook"
+    for name, content in files.items():
+        (repository / name).write_text(content)
+    for arguments in (["add", "-A"], ["commit", "-q", "-m", message]):
+        identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]
+        subprocess.run(["git", "-C", repository, *identity, *arguments], check=True, capture_output=True)
+
+
+def test_a_bad_release_on_a_new_schema_holds_and_the_next_one_takes_its_window_over(deployed: Site) -> None:
+    """There is no way back once the schema has changed; so there has to be a way forward."""
+    repository = deployed.directory / ".sandbox" / "guestbook"
+    subprocess.run(["git", "-C", repository, "checkout", "-q", "-b", "forward", "slow-migration"], check=True)
+    whole = (repository / "guestbook.py").read_text()
+    broken = whole.replace("\nimport ", "\nraise SystemExit('a bad day')\nimport ", 1)
+    committed(deployed, "bad", {"migrations/versions/0004_pinned.py": MIGRATION, "guestbook.py": broken})
+
+    with deployed.visitors("--rate", "50", "--clients", "4") as leave:
+        held = deployed.on("deploy", "--ref", "forward", "--with-downtime", "--yes", code=4)
+        run_id = deployed.status()["maintenance"]["run_id"]
+        deployed.on("deploy", "--resume", code=4)
+        deployed.on("deploy", "--abort", code=4)
+        committed(deployed, "good", {"guestbook.py": whole})
+        deployed.on("deploy", "--ref", "forward", "--with-downtime", "--yes", code=5)
+        deployed.on("unlock", "--force", run_id)
+        fixed = deployed.on("deploy", "--ref", "forward", "--with-downtime", "--yes")
+        seen = leave()
+
+    assert "in maintenance: sandbox" in held.stderr
+    assert "a bad day" in held.stderr
+    assert f"this takes over the window of run {run_id}" in fixed.stderr
+    assert deployed.serves == deployed.commit("forward")
+    assert deployed.get()[1]["x-schema"] == "0004"
+    assert (seen["lost"], seen["mismatches"]) == (0, 0)

@@ -294,9 +294,10 @@ def frozen(sshd: Sshd, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Itera
 
     def freeze() -> object:
         channel = session()
-        stopped.extend(sshd.sessions())
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+        for pid in sshd.sessions():
+            with contextlib.suppress(ProcessLookupError):  # the last of an earlier test, on its way out
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
         return channel
 
     monkeypatch.setattr(remote, "_session", freeze)
@@ -306,7 +307,8 @@ def frozen(sshd: Sshd, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Itera
         assert time.monotonic() - begun < 3
     finally:
         for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_close_frees_a_thread_that_waits(fresh: Remote, tmp_path: Path) -> None:

@@ -178,3 +178,29 @@ def test_a_hook_that_prints_what_it_likes_and_ends_well_is_ok() -> None:
     assert commands.read(("env",), 0, "stopped 3 workers\n", "").mark == Mark(
         State.OK, {"output": "stopped 3 workers\n"}
     )
+
+
+def test_a_dead_runs_window_is_taken_over_by_its_name_and_lifted_by_our_own() -> None:
+    taking = replace(WINDOW, force="run-0")
+
+    (down,) = commands.do(taking, plans.MAINTENANCE_ON, Progress(), SETTINGS)
+    (up,) = commands.do(taking, plans.MAINTENANCE_OFF, Progress(), SETTINGS)
+
+    assert isinstance(down, Command)
+    assert isinstance(up, Command)
+    assert {"--run-id=run-1", "--force=run-0"} <= set(down.argv)
+    assert up.argv == ("/etc/lighttpd/up", "--run-id=run-1", "--json")
+
+
+@pytest.mark.parametrize(
+    ("answer", "what", "superseded"),
+    [
+        (b'{"ok": false, "error": {"what": "disk full"}}', "disk full", False),
+        (b'{"ok": false, "error": {"what": "28 records, not 14"}, "count": 28}', "28 records, not 14", True),
+        (b"Traceback", "Traceback", False),
+        (b"", "no answer", False),
+    ],
+)
+def test_why_the_journal_was_not_written_is_told(answer: bytes, what: str, superseded: bool) -> None:
+    assert commands.refusal(answer) == commands.Refusal(what, superseded)
+    assert commands.refusal(b'{"ok": true}') is None

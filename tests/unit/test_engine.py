@@ -16,7 +16,7 @@ from deploytools import journal
 from deploytools import plan as plans
 from deploytools.commands import Command
 from deploytools.conclusion import conclude
-from deploytools.engine import Engine, JournalLost, Stop
+from deploytools.engine import Engine, JournalLost, Stop, Superseded
 from deploytools.errors import Interrupted, OperationFailed
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal
@@ -306,6 +306,16 @@ def test_nothing_is_done_whose_intent_can_not_be_made_durable(tmp_path: Path, tr
 
     assert world.said == ALL_STEPS[: len(world.said)]
     assert ("web1", "migrate run") not in world.said
+
+
+def test_a_laptop_whose_run_was_resumed_elsewhere_does_nothing_more_and_says_so(tmp_path: Path) -> None:
+    world = World({("web1", "journal"): [None, None, None, failing("28 records, not 14", count=28)]})
+
+    with pytest.raises(Superseded, match="another laptop has gone on") as caught:
+        engine(world, tmp_path).run()
+
+    assert caught.value.exit_code == 5
+    assert caught.value.next == "fab status"
 
 
 def test_a_journal_that_was_away_for_a_moment_is_written_again(tmp_path: Path) -> None:

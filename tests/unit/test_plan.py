@@ -10,7 +10,7 @@ from deploytools import commands
 from deploytools import plan as plans
 from deploytools.commands import Command
 from deploytools.errors import UsageError
-from deploytools.plan import Plan, Scope
+from deploytools.plan import Plan, Scope, Target
 from deploytools.saga import Progress
 from tests.support.values import BASE, settings
 
@@ -185,3 +185,39 @@ def test_the_printed_plan_names_hosts_steps_and_what_happens_when_one_fails() ->
     assert "maintenance on, proved, on every host at once  [undo: maintenance off, proved]" in text
     assert "exit code 3" in text
     assert "fab deploy --resume" in text
+
+
+def test_the_swap_of_a_first_release_is_a_pivot_for_there_is_no_way_back_from_it() -> None:
+    first = replace(BASE, targets=(Target("web1", None), Target("web2", "r1")))
+
+    (swap,) = (step for step in plans.downtime_plan(first, settings()).steps if step.name == "swap")
+
+    assert (swap.kind, swap.undo) == (plans.Kind.PIVOT, None)
+
+
+def test_lifting_a_window_by_force_takes_no_lock_for_its_run_may_have_it() -> None:
+    assert names(plans.maintenance_plan(replace(BASE, force="run-0"), down=False)) == ["maintenance-off"]
+
+
+def in_window(run_id: str | None) -> dict[str, object]:
+    return {"maintenance": {"state": "down" if run_id else "up", "run_id": run_id}}
+
+
+def test_a_window_whose_run_is_over_is_found_so_that_a_new_one_can_take_it_over() -> None:
+    assert plans.open_window({"web1": in_window("run-0"), "web2": in_window(None)}) == "run-0"
+    assert plans.open_window({"web1": in_window(None)}) is None
+    with pytest.raises(UsageError, match="different runs"):
+        plans.open_window({"web1": in_window("run-0"), "web2": in_window("run-1")})
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"migrate": {"adapter": "django"}},
+        {"app": {"command": "/usr/bin/php-cgi", "manager": "systemd"}},
+    ],
+)
+def test_what_the_hosts_would_refuse_in_the_middle_is_refused_before_anything(overrides: dict) -> None:
+    for make in (plans.downtime_plan, plans.rolling_plan, plans.hotswap_plan):
+        with pytest.raises(UsageError, match="not supported yet"):
+            make(BASE, settings(**overrides))

@@ -1,0 +1,80 @@
+"""What the end of a run is told as."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from deploytools import journal
+from deploytools import plan as plans
+from deploytools.conclusion import conclude
+from deploytools.errors import DeployError, InMaintenance, OperationFailed, Unfinished
+from deploytools.journal import Record
+from deploytools.plan import Plan
+from deploytools.saga import Verdict
+from tests.support.values import BASE, failed, ok, settings
+
+
+def concluded(plan: Plan, verdict: Verdict, *records: Record) -> DeployError:
+    every = [journal.begin(plan), *records, journal.end(verdict)]
+    with pytest.raises(DeployError) as caught:
+        conclude(plan, journal.fold(every), every)
+    return caught.value
+
+
+def test_a_run_that_is_done_raises_nothing() -> None:
+    plan = plans.downtime_plan(BASE, settings())
+    records = [journal.begin(plan), journal.end(Verdict.DONE)]
+
+    conclude(plan, journal.fold(records), records)
+
+
+def test_a_maint_up_that_missed_a_host_says_which_are_up_and_keeps_exit_code_4() -> None:
+    plan = plans.maintenance_plan(replace(BASE, operation="maint-up"), down=False)
+
+    error = concluded(
+        plan,
+        Verdict.REVERTED,
+        journal.outcome("maintenance-off", "web1", ok(), undo=False, seconds=0),
+        journal.outcome("maintenance-off", "web2", failed("lighttpd is dead"), undo=False, seconds=0),
+    )
+
+    assert isinstance(error, InMaintenance)
+    assert error.state == "up: web1; the others may still be in maintenance"
+    assert error.details == ("web2: maintenance-off: lighttpd is dead",)
+
+
+def test_a_hotswap_that_stopped_half_way_says_which_hosts_were_swapped() -> None:
+    plan = plans.hotswap_plan(replace(BASE, operation="hotswap", release=None), settings())
+
+    error = concluded(
+        plan,
+        Verdict.REVERTED,
+        journal.outcome("swap", "web1", ok(), undo=False, seconds=0),
+        journal.outcome("swap", "web2", failed("not ready"), undo=False, seconds=0),
+    )
+
+    assert isinstance(error, OperationFailed)
+    assert error.state == "swapped already: web1; every other host is up on what it ran before"
+
+
+def test_a_deploy_that_was_undone_says_that_the_site_is_as_it_was() -> None:
+    plan = plans.rolling_plan(BASE, settings())
+
+    error = concluded(
+        plan, Verdict.REVERTED, journal.outcome("swap", "web2", failed(), undo=False, seconds=0)
+    )
+
+    assert error.state == "the site is up on what it ran before"
+    assert error.exit_code == 3
+
+
+def test_what_is_left_over_is_told_with_exit_code_7() -> None:
+    plan = plans.hotswap_plan(replace(BASE, operation="hotswap", release=None), settings())
+    kept = replace(ok(), exit_code=7, error={"what": "generation 3 has a request", "next": "swap --reap"})
+
+    error = concluded(plan, Verdict.DONE, journal.outcome("swap", "web1", kept, undo=False, seconds=0))
+
+    assert isinstance(error, Unfinished)
+    assert error.next == "swap --reap"
