@@ -58,7 +58,8 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
             raise Interrupted(
                 f"{plan.operation} was interrupted; it can be resumed",
                 state=standing(plan, progress),
-                next="fab deploy --resume, or fab deploy --abort",
+                next="fab deploy --resume"
+                + (", or fab deploy --abort" if saga.may_turn_back(plan, progress) else ""),
                 details=details,
             )
 

@@ -116,11 +116,11 @@ def status_text(
         rows.append(
             {
                 "host": host,
-                "site": "down" if maintenance.get("state") == "down" else "up",
+                "site": _site(status),
                 "release": status.get("release"),
                 "generation": serving.get("generation"),
-                "pid": serving.get("pid") if serving.get("alive") else "not running",
-                "age": _age(serving.get("age")),
+                "pid": serving.get("pid") if serving.get("alive") else None,
+                "age": _age(serving.get("age")) if serving.get("alive") else None,
                 "toolkit": status.get("toolkit"),
             }
         )
@@ -144,6 +144,15 @@ def status_text(
         )
         lines.append("  if that run is not at work any more: fab deploy --resume, or fab deploy --abort")
     return "\n".join(lines)
+
+
+def _site(status: Mapping[str, Any]) -> str:
+    """What visitors of a host get: the maintenance page, the application, or an error."""
+    if (status.get("maintenance") or {}).get("state") == "down":
+        return "maintenance"
+    if not status.get("release"):
+        return "nothing deployed"
+    return "up" if (status.get("serving") or {}).get("alive") else "not running"
 
 
 def setup_text(host: str, changes: Sequence[Mapping[str, str]], tools_dir: str, *, diffs: bool) -> str:

@@ -19,11 +19,15 @@ Status = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Silence:
-    """Why a host has no answer: what, and what to type next; `exit_code` as in docs/reference.md."""
+    """Why a host has no answer: what, and what to type next; `exit_code` as in docs/reference.md.
+
+    `details` are further lines, such as the fingerprint of a key that was refused.
+    """
 
     what: str
     next: str
     exit_code: int
+    details: tuple[str, ...] = ()
 
 
 def each(
@@ -41,7 +45,8 @@ def each(
                 next_step = answer.error.get("next", "")
                 silent[host] = Silence(answer.error.get("what", "it failed"), next_step, answer.exit_code)
             case Unreached(error):
-                silent[host] = Silence(str(error), getattr(error, "next", None) or "", Unreachable.exit_code)
+                told = error if isinstance(error, DeployError) else Unreachable(str(error))
+                silent[host] = Silence(told.what, told.next or "", Unreachable.exit_code, told.details)
             case _:
                 silent[host] = Silence(str(outcome.error), "", OperationFailed.exit_code)
     return results, silent
@@ -72,7 +77,11 @@ def silence(name: str, silent: Mapping[str, Silence], hosts: int) -> DeployError
         f"{name} has no answer from {len(silent)} of {hosts} hosts",
         state="nothing was changed",
         next=next((each.next for each in silent.values() if each.next), "fab doctor"),
-        details=[f"{host}: {each.what}" for host, each in silent.items()],
+        details=[
+            line
+            for host, each in silent.items()
+            for line in (f"{host}: {each.what}", *(f"  {more}" for more in each.details))
+        ],
     )
 
 

@@ -193,6 +193,7 @@ def test_a_host_with_another_key_is_not_talked_to(deployed: Site) -> None:
         known.write_text(before)
 
     assert "ssh" in done.stderr.split("next:")[1]
+    assert "SHA256:" in done.stderr, "the fingerprint to compare"
 
 
 MIGRATION = """

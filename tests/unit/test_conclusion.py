@@ -9,7 +9,7 @@ import pytest
 from deploytools import journal
 from deploytools import plan as plans
 from deploytools.conclusion import conclude
-from deploytools.errors import DeployError, InMaintenance, OperationFailed, Unfinished
+from deploytools.errors import DeployError, InMaintenance, Interrupted, OperationFailed, Unfinished
 from deploytools.journal import Record
 from deploytools.plan import Plan
 from deploytools.saga import Verdict
@@ -78,3 +78,17 @@ def test_what_is_left_over_is_told_with_exit_code_7() -> None:
 
     assert isinstance(error, Unfinished)
     assert error.next == "swap --reap"
+
+
+@pytest.mark.parametrize(
+    ("last", "offered"),
+    [("maintenance-on", "fab deploy --resume, or fab deploy --abort"), ("migrate", "fab deploy --resume")],
+)
+def test_an_interrupted_run_offers_only_the_ways_out_that_are_open(last: str, offered: str) -> None:
+    plan = plans.downtime_plan(BASE, settings())
+    records = [journal.begin(plan), journal.intent(last, ["web1"], undo=False), journal.interrupted()]
+
+    with pytest.raises(Interrupted) as caught:
+        conclude(plan, journal.fold(records), records)
+
+    assert caught.value.next == offered

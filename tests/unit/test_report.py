@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from typing import Any
+
+import pytest
 
 from deploytools.commands import Answer
 from deploytools.plan import downtime_plan
@@ -52,3 +55,19 @@ def test_what_the_application_printed_before_it_failed_is_shown() -> None:
 
     assert "FAILED: not ready" in out.getvalue()
     assert "web1  | python3: can't open file 'nope.py'" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("status", "site"),
+    [
+        ({"maintenance": {"state": "down"}, "release": "r1", "serving": {"alive": True}}, "maintenance"),
+        ({"maintenance": {"state": "up"}, "release": "r1", "serving": {"alive": True, "pid": 7}}, "up"),
+        ({"maintenance": {"state": "up"}, "release": "r1", "serving": {"alive": False}}, "not running"),
+        ({"maintenance": {"state": "up"}, "release": None, "serving": None}, "nothing deployed"),
+    ],
+)
+def test_status_says_what_visitors_of_a_host_get(status: dict[str, Any], site: str) -> None:
+    row = status_text("guestbook", {"web1": status}, None).splitlines()[2]
+
+    assert row.startswith(f"web1  {site}")
+    assert status_text("guestbook", {}, None, ["web2"]).splitlines()[2].startswith("web2  no answer")
