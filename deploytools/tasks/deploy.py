@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploytools.tasks.task import confirm, operation
@@ -39,7 +39,7 @@ def deploy(
     yes: bool = False,
     reason: str | None = None,
     until: str | None = None,
-    batch: str = "1",
+    batch: str | None = None,
     exclude: Any = None,
     resume: bool = False,
     abort: bool = False,
@@ -55,6 +55,19 @@ def deploy(
     from deploytools.moments import parse_until
     from deploytools.report import PlainReporter, summary
 
+    if resume or abort:
+        _refuse_beside(
+            "--resume" if resume else "--abort",
+            {
+                "--abort": resume and abort,
+                "--ref": ref,
+                "--with-downtime": with_downtime,
+                "--plan": plan,
+                "--reason": reason,
+                "--until": until,
+                "--batch": batch,
+            },
+        )
     settings = current_settings(c)
     reporter = PlainReporter(sys.stderr)
     if resume or abort:
@@ -74,7 +87,7 @@ def deploy(
             "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
         )
         base = replace(base, force=plans.open_window({host: statuses[host] for host in base.hosts}))
-        wanted = _shape(base, settings, with_downtime, batch, exclude or ())
+        wanted = _shape(base, settings, with_downtime, batch or "1", exclude or ())
         if wanted.window and base.force:
             reporter.note(f"this takes over the window of run {base.force}")
         if wanted.window and settings.migrate and not wanted.has("migrate"):
@@ -158,6 +171,19 @@ def unlock(c: Any, force: str) -> None:
     with op.connected(settings) as fleet:
         result = survey.ask_one(fleet, settings, "lock", "break", f"--run-id={force}")
     print(result.get("message", "unlocked"))
+
+
+def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
+    """Raise UsageError where an option was given that an open run has decided already."""
+    from deploytools.errors import UsageError
+
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise UsageError(
+            f"{option} goes on with a run as it was planned, so it can't be combined with {', '.join(given)}",
+            state="nothing was changed",
+            next=f"fab deploy {option}",
+        )
 
 
 def _shape(base: Plan, settings: Settings, with_downtime: bool, batch: str, exclude: Sequence[str]) -> Plan:

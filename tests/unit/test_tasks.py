@@ -1,0 +1,37 @@
+"""Command lines that our tasks refuse before they look at a host, each with the real `fab`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.fabproject import Project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path)
+    (tmp_path / "fabfile.py").write_text("from deploytools.tasks import ns\n")
+    return made
+
+
+class TestGoingOnWithARun:
+    def test_it_is_either_resumed_or_aborted(self, project: Project) -> None:
+        message = project.refused("deploy", "--resume", "--abort")
+
+        assert (
+            "--resume goes on with a run as it was planned, so it can't be combined with --abort" in message
+        )
+
+    @pytest.mark.parametrize("going_on", ["--resume", "--abort"])
+    @pytest.mark.parametrize(
+        "other", ["--ref=main", "--with-downtime", "--plan", "--reason=x", "--until=+5m", "--batch=1"]
+    )
+    def test_what_the_run_has_decided_is_not_decided_anew(
+        self, project: Project, going_on: str, other: str
+    ) -> None:
+        message = project.refused("deploy", going_on, other)
+
+        assert f"can't be combined with {other.partition('=')[0]}" in message
+        assert f"next:  fab deploy {going_on}" in message
