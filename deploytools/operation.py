@@ -106,16 +106,25 @@ def connected(
         yield fleet
 
 
+def deploy_users(settings: Settings) -> dict[str, str]:
+    """The deploy user by host, as ssh would log in there. Raises UsageError where ssh can't be asked."""
+    return {
+        str(host): options.resolve(host.host, host.user, host.port, config=settings.ssh_config).user
+        for host in settings.hosts
+    }
+
+
+def installed_digests(settings: Settings) -> dict[str, str]:
+    """What config.json's `digest` is by host, where it was set up by this toolkit with these settings."""
+    return {host: setup.digest(settings, user) for host, user in deploy_users(settings).items()}
+
+
 def set_up(settings: Settings, fleet: Fleet, *, plan_only: bool) -> dict[str, list[dict[str, str]]]:
     """Put the host side in place everywhere, or only say what would change; returns the changes by host.
 
     Raises OperationFailed where a host refuses; such a host is as it was.
     """
-
-    users = {
-        str(host): options.resolve(host.host, host.user, host.port, config=settings.ssh_config).user
-        for host in settings.hosts
-    }
+    users = deploy_users(settings)
 
     def install(remote: Remote) -> commands.Answer:
         return run(remote, setup.install_command(settings, users[remote.name], plan_only=plan_only))

@@ -6,6 +6,7 @@ The host's half is remote_scripts/install.py, which compares, checks and replace
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,26 @@ def host_side(settings: Settings, user: str) -> dict[str, Any]:
 
     `user` is the deploy user there.
     """
+    parts = _parts(settings, user)
+    config = {**parts.pop("config"), "digest": digest(settings, user)}
+    owner = "root" if settings.privileged else user
+    parts["files"].append(_file(f"{settings.tools_dir}/config.json", _json(config), owner, 0o644))
+    return parts
+
+
+def digest(settings: Settings, user: str) -> str:
+    """The `digest` in config.json on a host that this toolkit set up with these settings: SHA-256.
+
+    A host with another one was set up by another toolkit, or fabric.yaml has changed since. What is the
+    operator's own once it is there (`keep`) has no part in it.
+    """
+    parts = _parts(settings, user)
+    files = [{**entry, "content": ""} if entry["keep"] else entry for entry in parts["files"]]
+    return hashlib.sha256(_json({**parts, "files": files})).hexdigest()
+
+
+def _parts(settings: Settings, user: str) -> dict[str, Any]:
+    """`host_side`, but with `config` instead of config.json, which has the digest of all this in it."""
     root, tools = settings.root, settings.tools_dir
     owner = "root" if settings.privileged else user
     available = Path(settings.webserver.config).parent / "conf-available"
@@ -60,7 +81,6 @@ def host_side(settings: Settings, user: str) -> dict[str, Any]:
         directories.append({**_entry(entry, settings.app.user, 0o750), "within": f"{root}/shared"})
     files = [
         *_programs(tools, owner),
-        _file(f"{tools}/config.json", _json(host_config(settings)), owner, 0o644),
         _file(f"{settings.webserver.maintenance_dir}/maint.lua", UP, owner, 0o644, keep=True),
         _file(
             f"{settings.webserver.maintenance_dir}/maint.html",
@@ -100,6 +120,7 @@ def host_side(settings: Settings, user: str) -> dict[str, Any]:
         "hostlib": f"{tools}/hostlib",
         "lighttpd": settings.webserver.config,
         "reload": settings.privileged,
+        "config": host_config(settings),
     }
 
 

@@ -41,7 +41,11 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """What `fab setup` decided for one application on this host: config.json beside the programs."""
+    """What `fab setup` decided for one application on this host: config.json beside the programs.
+
+    Args:
+        digest: of everything that was installed, as `deploytools.setup.digest` computes it on the laptop.
+    """
 
     version: str
     application: str
@@ -54,6 +58,7 @@ class Config:
     liveness: tuple[str, ...]
     statistics_path: str
     document_root: str | None = None
+    digest: str = ""
 
     @property
     def run(self) -> Path:

@@ -77,6 +77,45 @@ def test_what_decides_about_privilege_is_in_the_root_owned_config() -> None:
     assert "command" not in config
 
 
+def test_config_json_has_the_digest_that_the_laptop_expects() -> None:
+    config = json.loads(text(by_path(BUNDLE, "files")[f"{TOOLS}/config.json"]))
+
+    assert config["digest"] == setup.digest(settings(shared=[".env", "var"]), "deploy")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        setup.digest(settings(webserver={"liveness": ["/alive"]}), "deploy"),
+        setup.digest(settings(shared=["var"]), "deploy"),
+        setup.digest(settings(), "somebody"),
+    ],
+    ids=["a setting", "a directory", "the deploy user"],
+)
+def test_whatever_set_up_would_change_changes_the_digest(other: str) -> None:
+    assert other != setup.digest(settings(), "deploy")
+
+
+def test_a_setting_that_set_up_does_not_use_leaves_the_digest_alone() -> None:
+    assert setup.digest(settings(keep_releases=7), "deploy") == setup.digest(settings(), "deploy")
+
+
+def test_another_toolkit_has_another_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = setup.digest(settings(), "deploy")
+    monkeypatch.setattr(setup, "__version__", "9.9")
+
+    assert setup.digest(settings(), "deploy") != ours
+
+
+def test_the_page_that_becomes_the_operators_own_is_not_in_the_digest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = setup.digest(settings(), "deploy")
+    monkeypatch.setattr(setup, "UP", b"-- another comment")
+
+    assert setup.digest(settings(), "deploy") == ours
+
+
 def test_the_boot_unit_starts_the_current_release_and_is_enabled() -> None:
     parts = BUNDLE["where_systemd_runs"]
     unit = by_path(parts, "files")["/etc/systemd/system/deploytools-guestbook.service"]
