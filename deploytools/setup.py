@@ -70,7 +70,8 @@ def _parts(settings: Settings, user: str) -> dict[str, Any]:
     available = Path(settings.webserver.config).parent / "conf-available"
     snippet = f"50-deploytools-{settings.application}.conf"
     directories = [
-        *(_entry(path, owner, 0o755) for path in (root, tools, f"{tools}/hostlib")),
+        *(_entry(path, owner, 0o755) for path in (root, tools)),
+        *(_entry(f"{tools}/{package}", owner, 0o755) for package in _packages()),
         *(_entry(f"{root}/{name}", owner, 0o755) for name in ("run", "migrations")),
         {**_entry(f"{root}/log", owner, 0o755), "group_of": user},  # whose group may read the app's log
         *(_entry(f"{root}/{name}", user, 0o755) for name in ("releases", "state")),
@@ -247,8 +248,15 @@ def _programs(tools: str, owner: str) -> Iterator[dict[str, Any]]:
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.suffix and not path.name.startswith("."):
             yield _file(f"{tools}/{path.name}", path.read_bytes(), owner, 0o755)
-    for path in sorted((source / "hostlib").glob("*.py")):
-        yield _file(f"{tools}/hostlib/{path.name}", path.read_bytes(), owner, 0o644)
+    for package in _packages():
+        for path in sorted((source / package).glob("*.py")):
+            yield _file(f"{tools}/{package}/{path.name}", path.read_bytes(), owner, 0o644)
+
+
+def _packages() -> list[str]:
+    """hostlib and the packages in it, as paths below the programs' directory; a parent comes first."""
+    source = remote_scripts()
+    return sorted(str(file.parent.relative_to(source)) for file in source.glob("hostlib/**/__init__.py"))
 
 
 def _file(

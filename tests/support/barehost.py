@@ -62,12 +62,13 @@ WAITS = """
 
 
 @cache
-def _bytecode() -> list[tuple[str, bytes]]:
+def _bytecode() -> list[tuple[Path, bytes]]:
     """hostlib compiled once: every host is a copy of its own, and would compile it anew for each program."""
     with tempfile.TemporaryDirectory() as directory:
         argv = ["/usr/bin/python3", "-m", "compileall", "-q", str(REMOTE_SCRIPTS / "hostlib")]
         subprocess.run(argv, check=True, env={**os.environ, "PYTHONPYCACHEPREFIX": directory})
-        return [(path.name, path.read_bytes()) for path in Path(directory).rglob("*.pyc")]
+        compiled = Path(f"{directory}{REMOTE_SCRIPTS}")
+        return [(path.relative_to(compiled), path.read_bytes()) for path in compiled.rglob("*.pyc")]
 
 
 @contextmanager
@@ -75,10 +76,10 @@ def bare_host(**config: Any) -> Iterator[WebHost]:
     """A WebHost whose lighttpd isn't started; its directory is removed at the end."""
     host = WebHost(config=config)
     try:
-        compiled = host.tools / "hostlib" / "__pycache__"
-        compiled.mkdir()
         for name, code in _bytecode():
-            (compiled / name).write_bytes(code)
+            file = host.tools / name.parent / "__pycache__" / name.name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(code)
         yield host
     finally:
         host.__exit__()

@@ -166,3 +166,12 @@ def test_lighttpd_accepts_the_snippet_beside_debians_own_configuration(
     assert '"mod_magnet", "mod_indexfile"' in " ".join(printed.stdout.split()), "mod_magnet comes first"
     assert "/srv/guestbook/run/app.sock" in printed.stdout
     assert "/run/php.sock" in printed.stdout, "what the operator had stays"
+
+
+def test_what_the_programs_share_is_put_in_place_with_its_packages() -> None:
+    files, directories = by_path(BUNDLE, "files"), list(by_path(BUNDLE, "directories"))
+    source = setup.remote_scripts()
+    modules = {str(path.relative_to(source)) for path in source.glob("hostlib/**/*.py")}
+
+    assert {path.removeprefix(f"{TOOLS}/") for path in files if path.endswith(".py")} == modules
+    assert directories.index(f"{TOOLS}/hostlib") < directories.index(f"{TOOLS}/hostlib/checks")

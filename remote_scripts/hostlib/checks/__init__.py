@@ -97,7 +97,7 @@ def directories(config: Config) -> Iterator[Finding]:
     for path in (config.root, config.run, config.log, config.migrations, config.maintenance_dir):
         yield judged("directories", path.is_dir(), f"{path} is there", "fab setup", bad=f"{path} is missing")
     if config.privileged:
-        programs = [TOOLS, *TOOLS.glob("*"), *(TOOLS / "hostlib").glob("*.py")]
+        programs = [TOOLS, *TOOLS.glob("*"), *(TOOLS / "hostlib").rglob("*.py")]
         yield from map(
             _trusted, [config.root, config.run, config.migrations, config.maintenance_dir, *programs]
         )
