@@ -10,17 +10,19 @@ What only reads (`serving`, `records`, `alive`) changes nothing and takes no loc
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hostlib import files
 from hostlib.manifest import App
-from hostlib.program import USAGE, Config, Failure
+from hostlib.program import BUSY, USAGE, Config, Failure
 
 STARTING = "starting"  # the public never reached it
 SERVING = "serving"  # the web server was led to it, and was not yet seen to be led elsewhere
@@ -84,6 +86,33 @@ class Manager(Protocol):
         """The numbers of all its generations of which anything is there."""
 
 
+@contextlib.contextmanager
+def one_swap_at_a_time(config: Config) -> Iterator[None]:
+    """Hold the lock of `swap`; the kernel lets go of it however we end. Failure where another holds it."""
+    try:
+        descriptor = os.open(config.run / "swap.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError as error:
+        raise Failure(
+            f"there is no directory {config.run}",
+            state="nothing was changed",
+            next="fab setup",
+            exit_code=USAGE,
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Failure(
+                "another swap is at work on this host",
+                state="this one changed nothing",
+                next="wait for it, then run the same command again",
+                exit_code=BUSY,
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def record_path(config: Config, generation: int) -> Path:
     return config.run / f"app.{generation}.json"
 
@@ -131,6 +160,26 @@ def serving(config: Config) -> Record | None:
     """The record of the generation that run/app.sock leads to. Its process may have died: see `alive`."""
     number = serving_number(config)
     return next((record for record in records(config) if record.generation == number), None)
+
+
+def cut_short(config: Config, new: Record) -> Record | None:
+    """What served before `new`, if the swap between them did not come to its barrier."""
+    before = (record for record in records(config) if record.generation == new.previous)
+    return next((record for record in before if record.state == SERVING), None)
+
+
+def warm(config: Config) -> Record:
+    """The generation that is kept warm; Failure (exit code 2) where none is."""
+    number = serving_number(config)
+    for record in reversed(records(config)):
+        if record.state == WARM and record.generation != number and alive(record):
+            return record
+    raise Failure(
+        "there is no warm generation to go back to",
+        state="nothing was changed",
+        next="fab rollback",
+        exit_code=USAGE,
+    )
 
 
 def alive(record: Record) -> bool:

@@ -1,0 +1,73 @@
+"""The barrier: after it, no request can reach the old generation any more.
+
+lighttpd is single-threaded, so a worker that has answered a request after the flip is not about to
+connect by the old link; and a connection to the new socket, seen in the kernel's table, shows that
+it comes through to the new generation, whatever its configuration says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from hostlib import maintenance, unixsockets, web
+from hostlib.generations import Record
+from hostlib.manifest import Health
+from hostlib.program import Config, Failure
+
+TIMEOUT = 15.0
+UNSEEN_FOR = 5.0  # seconds of good answers without a connection to the new generation being seen
+# lighttpd gives an application up for about 2.5 s when it once could not connect to it. Answers that
+# stay bad for longer are the new generation's own, and the public gets them too.
+BAD_ANSWERS_FOR = 4.0
+LOOK_PAUSE = 0.0005
+
+
+def behind(config: Config, new: Record, health: Health, known: frozenset[int]) -> None:
+    """Return when every worker answered as `health` wants, and a connection to `new` was seen that is not
+    one of the `known` ones; else raise Failure.
+    """
+    bad_since: float | None = None
+
+    def healthy(answer: web.Answer) -> bool:
+        nonlocal bad_since
+        if health.met(answer.status, answer.body):
+            bad_since = None
+            return True
+        bad_since = bad_since or time.monotonic()
+        if time.monotonic() - bad_since > BAD_ANSWERS_FOR:
+            raise Failure(f"the web server answers {answer.status}, not {health}")
+        return False
+
+    bypass = maintenance.bypass_headers(config)
+    with _connection_to(new.socket, known) as seen:
+        web.prove(config, healthy, path=health.path, headers=bypass, timeout=TIMEOUT)
+        deadline = time.monotonic() + UNSEEN_FOR
+        while not seen.is_set():
+            if time.monotonic() >= deadline:
+                raise Failure(
+                    f"the web server answered {health.path} without a connection to {new.socket}:"
+                    f" does its fastcgi.server use {config.run / 'app.sock'}?"
+                )
+            web.prove(config, healthy, path=health.path, headers=bypass, timeout=TIMEOUT)
+
+
+@contextlib.contextmanager
+def _connection_to(path: str, known: frozenset[int]) -> Iterator[threading.Event]:
+    """Watch the socket `path`; the event is set once a connection is seen that is not a `known` one."""
+    seen, enough = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not (seen.is_set() or enough.wait(LOOK_PAUSE)):
+            if unixsockets.connections(path).inodes - known:
+                seen.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        enough.set()
+        watcher.join()

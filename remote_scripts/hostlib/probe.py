@@ -1,0 +1,48 @@
+"""Whether a new generation is ready: real FastCGI requests on its own socket, before anybody else asks."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urlsplit
+
+from hostlib import applog, fastcgi
+from hostlib.generations import Manager, Record
+from hostlib.manifest import App, Health
+from hostlib.program import Config, Failure
+
+PATIENCE = 10.0  # seconds for one answer of a new generation before it is asked again
+PAUSE = 0.02
+
+
+def until_ready(
+    config: Config, manager: Manager, new: Record, app: App, health: Health, log: applog.NewLines
+) -> float:
+    """Return when `new` meets its health check, with the seconds that took.
+
+    Raises Failure when its process ends, or after app.start_timeout seconds.
+    """
+    release = config.releases / new.release
+    host = config.host_header or urlsplit(config.url).netloc
+    parameters = fastcgi.get(release / (config.document_root or ""), health.path, host)
+    began = time.monotonic()
+    deadline = began + app.start_timeout
+    while True:
+        patience = max(0.1, min(deadline - time.monotonic(), PATIENCE))
+        try:
+            answer = fastcgi.request(new.socket, parameters, timeout=patience)
+            healthy = health.met(answer.status, answer.body)
+            last = f"the last answer was {answer.status} {answer.body[:200].decode(errors='replace')!r}"
+        except OSError as error:
+            healthy, last = False, f"the last try got no answer ({error})"
+        end = manager.ended(new)
+        if end is None and healthy:
+            return round(time.monotonic() - began, 3)
+        if end is not None or time.monotonic() >= deadline:
+            raise Failure(
+                f"{new} is not ready: "
+                + (end or f"it did not answer {health} within {app.start_timeout:g} s; {last}"),
+                state="it was stopped; nothing else was changed",
+                next=f"look at {log.path}",
+                details=log.last(),
+            )
+        time.sleep(PAUSE)

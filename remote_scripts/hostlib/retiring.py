@@ -1,0 +1,119 @@
+"""Ends generations that don't serve, and never one with a request in it.
+
+Drain, then stop; what isn't done in time is kept and told, and stopped by a later swap. One may be kept
+warm for `swap --back`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hostlib import generations, unixsockets
+from hostlib.account import Account, count
+from hostlib.generations import DRAINING, SERVING, STARTING, WARM, Manager, Record
+from hostlib.manifest import App
+from hostlib.program import TOOLS, UNFINISHED, Config, Failure
+
+
+@dataclass(frozen=True)
+class Retiring:
+    """Ends generations, and writes into `account` what came of it."""
+
+    config: Config
+    manager: Manager
+    account: Account
+
+    def reap(self) -> None:
+        """Stop what earlier swaps left behind, if no request is in it."""
+        serving = generations.serving_number(self.config)
+        for record in generations.records(self.config):
+            if record.generation == serving:
+                continue
+            if record.state == WARM and generations.alive(record) and time.time() < (record.until or 0):
+                continue
+            connections = unixsockets.wait_idle(record.socket, 0).total
+            if record.state == SERVING:
+                self.account.keep(record, connections, "the swap away from it was cut short: run swap again")
+            elif connections and record.state != STARTING:
+                self.account.keep(record, connections, "not done yet")
+            else:
+                self.stop(record)
+
+    def drain_and_stop_all_but(self, new: Record, app: App) -> None:
+        """After the barrier. The one before `new` stays warm for app.soak_time."""
+        config, soak = self.config, 0 if new.back else app.soak_time
+        self.account.kept.clear()  # those that `reap` kept get another chance
+        try:
+            others = [one for one in generations.records(config) if one.generation != new.generation]
+            others = [one if one.state == WARM else one.saved(config, state=DRAINING) for one in others]
+            began = time.monotonic()
+            idle = []
+            for one in others:
+                left = began + app.drain_timeout - time.monotonic()
+                if connections := unixsockets.wait_idle(one.socket, left).total:
+                    self.account.keep(one, connections, f"not done within {app.drain_timeout:g} s")
+                else:
+                    idle.append(one)
+            self.account.drained_in = round(time.monotonic() - began, 3)
+            for one in idle:
+                if soak and one.generation == new.previous and generations.alive(one):
+                    if one.state != WARM:
+                        one.saved(config, state=WARM, until=time.time() + soak)
+                        _reap_after(config, soak)
+                else:
+                    self.stop(one)
+        except OSError as error:
+            raise Failure(
+                f"an old generation is left over: {error}",
+                state=f"{new} serves",
+                next=f"{TOOLS}/swap --reap",
+                exit_code=UNFINISHED,
+            ) from error
+
+    def drain_and_stop(self, new: Record, app: App) -> str:
+        """`new`, which the web server was led away from again; return what became of it."""
+        new = new.saved(self.config, state=DRAINING)
+        if left := unixsockets.wait_idle(new.socket, app.drain_timeout).total:
+            return f"{new} was kept, as it has {count(left)}; the next swap stops it"
+        self.stop(new)
+        return (
+            f"{new} was stopped" if new.generation in self.account.stopped else f"{new} could not be stopped"
+        )
+
+    @contextlib.contextmanager
+    def on_failure(self, new: Record) -> Iterator[None]:
+        """Stop `new`, which the public can't be in, if anything goes wrong (Ctrl-C too)."""
+        try:
+            yield
+        except BaseException:
+            self.stop(new)
+            raise
+
+    def stop(self, record: Record) -> None:
+        """Stop an idle generation; one that resists is kept on record for the next swap."""
+        try:
+            self.manager.stop(record)
+            self.account.stopped.append(record.generation)
+        except (Failure, OSError) as error:
+            self.account.keep(record, 0, str(error))
+
+
+def _reap_after(config: Config, seconds: float) -> None:
+    """Let `swap --reap` run when a warm generation's time is over.
+
+    If that does not come about (a reboot), the next swap does the same.
+    """
+    script = 'sleep "$1" && exec "$2" --reap'
+    subprocess.Popen(
+        ["/bin/sh", "-c", script, "soak", str(math.ceil(seconds) + 1), str(TOOLS / "swap")],
+        cwd=config.root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
