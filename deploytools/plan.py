@@ -352,7 +352,7 @@ def _refuse_what_is_not_there_yet(settings: Settings) -> None:
     """Raise UsageError for settings that the hosts would refuse in the middle of the plan."""
     adapter = settings.migrate.adapter if settings.migrate else None
     for path, value, known in (
-        ("deploy.migrate.adapter", adapter, ("alembic", None)),
+        ("deploy.migrate.adapter", adapter, ("alembic", "django", None)),
         ("deploy.app.manager", settings.app.manager, ("auto", "direct")),
     ):
         if value not in known:

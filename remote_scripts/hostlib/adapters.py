@@ -5,12 +5,14 @@ Release code is never imported here. An adapter is a program of its own, run by 
 word per line, and answers each with one line of JSON:
 
     check     {"current": [...], "target": [...], "pending": [{"revision", "message"}...],
-               "strangers": [...], "transactional": bool}
+               "strangers": [...], "orphans": [...], "transactional": bool}
     upgrade   {"applied": [...], "transactional": bool}
 
-with {"error": "...", "connection_lost": bool} where it went wrong, {} where the command was killed.
-"strangers" are revisions of the database that the release doesn't know; "transactional" says whether a
-failed migration is rolled back whole. To add an adapter, write such a program and name it in ADAPTERS.
+with {"error": "...", "connection_lost": bool} where it went wrong, {} where the command was killed. With the
+connection lost the database may still be at work on what it was sent.
+"strangers" are revisions of the database that the release doesn't know; "orphans", which may be left out,
+are such that may be left over from earlier releases; "transactional" says whether a failed migration is
+rolled back whole. To add an adapter, write such a program and name it in ADAPTERS.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from typing import Any, BinaryIO
 from hostlib import releases
 from hostlib.program import TOOLS, USAGE, Config, Failure, drop_to
 
-ADAPTERS = {"alembic": TOOLS / "hostlib" / "alembic_adapter.py"}
+ADAPTERS = {name: TOOLS / "hostlib" / f"{name}_adapter.py" for name in ("alembic", "django")}
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 # How long a database may take to tell its revision, in seconds.
 PATIENCE = 60

@@ -73,8 +73,9 @@ def understood(config: Config, release: str, answer: dict[str, Any]) -> Check:
         pending=tuple(answer["pending"]),
         transactional=answer["transactional"],
     )
-    if answer["strangers"]:
-        return _beyond(config, release, found, answer["strangers"])
+    later = _of_later_releases(config, release, answer.get("orphans", ()))
+    if answer["strangers"] or later:
+        return _beyond(config, release, found, [*answer["strangers"], *later])
     return replace(found, message=_sentence(found))
 
 
@@ -87,17 +88,26 @@ def _beyond(config: Config, release: str, found: Check, strangers: Sequence[str]
     what = f"the database is at {revisions(found.current)}, and release {release} doesn't know that"
     runs = _applied_here(config)
     if not all(revision in runs for revision in strangers):
-        return replace(found, state="unknown", message=what)
-    by = ", ".join(sorted({runs[revision] for revision in strangers}))
+        return replace(found, state="unknown", message=f"{what}: {', '.join(strangers)}")
+    by = ", ".join(sorted({runs[revision]["run_id"] for revision in strangers}))
     return replace(found, state="ahead", message=f"{what}: it was brought there by run {by}")
 
 
-def _applied_here(config: Config) -> dict[str, str]:
-    """Every revision that a run on this host brought into the database -> that run."""
+def _of_later_releases(config: Config, release: str, orphans: Sequence[str]) -> list[str]:
+    """Those of `orphans` that a run of ours brought for a release after this one; ids sort by age."""
+    if not orphans:
+        return []
+    runs = _applied_here(config)
+    return [revision for revision in orphans if revision in runs and runs[revision]["release"] > release]
+
+
+def _applied_here(config: Config) -> dict[str, dict[str, Any]]:
+    """Every revision that a run on this host brought into the database -> started.json of that run."""
     found = {}
     for path in config.migrations.glob("[!.]*/outcome.json"):
+        started = read_json(path.with_name("started.json")) or {}
         for revision in (read_json(path) or {}).get("applied", ()):
-            found[revision] = path.parent.name
+            found[revision] = started
     return found
 
 

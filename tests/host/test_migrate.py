@@ -208,7 +208,7 @@ class TestCheck:
 
     @pytest.mark.parametrize(
         "settings",
-        [{"adapter": "django"}, {"lock_timeout": "5s -c x=y"}, {"env": ["A=1"]}, {"python": None}],
+        [{"adapter": "flyway"}, {"lock_timeout": "5s -c x=y"}, {"env": ["A=1"]}, {"python": None}],
         ids=["adapter", "lock_timeout", "env", "python"],
     )
     def test_a_manifest_that_cannot_be_used_is_a_usage_error(

@@ -213,7 +213,7 @@ def test_a_window_whose_run_is_over_is_found_so_that_a_new_one_can_take_it_over(
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"migrate": {"adapter": "django"}},
+        {"migrate": {"adapter": "command", "status": "status", "apply": "apply"}},
         {"app": {"command": "/usr/bin/php-cgi", "manager": "systemd"}},
     ],
 )
