@@ -18,9 +18,10 @@ import pytest
 from hostlib import fastcgi
 from hostlib.fastcgi import BadAnswer
 
-from tests.support.swapsite import HERE, PHP
+from tests.support.runtimes import HERE
 from tests.support.webhost import end
 
+PHP = "/usr/bin/php-cgi"
 STDOUT, STDERR, END = 6, 7, 3
 FINISHED = bytes(8)
 
@@ -117,9 +118,7 @@ def test_a_body_of_many_records_arrives_and_an_answer_of_many_is_read(
     serve: Callable[..., str], tmp_path: Path
 ) -> None:
     body = hashlib.sha256(b"seed").digest() * 10_000
-    path = serve(
-        sys.executable, str(HERE / "swapapp.py"), DEPLOYTOOLS_GENERATION="1", DEPLOYTOOLS_RELEASE="r1"
-    )
+    path = serve(sys.executable, str(HERE / "app.py"), DEPLOYTOOLS_GENERATION="1", DEPLOYTOOLS_RELEASE="r1")
     parameters = {
         **fastcgi.get(tmp_path, "/echo", "localhost"),
         "REQUEST_METHOD": "POST",

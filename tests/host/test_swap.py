@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 from hostlib import generations, unixsockets
 
-from tests.support.swapsite import PHP, Site, Visitors
+from tests.support.runtimes import RUNTIMES
+from tests.support.swapsite import Site, Visitors
 from tests.support.webhost import wait_until
 
+PHP = RUNTIMES["php-cgi"]
 FOUR_CHILDREN = {"PHP_FCGI_CHILDREN": "4"}
+ONE_PROCESS = {"PHP_FCGI_CHILDREN": "0"}
 
 
 @pytest.fixture
@@ -163,12 +166,12 @@ def test_ten_swaps_under_load_lose_no_request_of_a_threaded_application(
 def test_ten_swaps_under_load_lose_no_request_of_php_and_no_old_code_answers_after_one(
     make_site: Callable[..., Site],
 ) -> None:
-    site = make_site(document_root="public", max_workers=2)
+    site = make_site(runtime=PHP, max_workers=2)
     for name in ("r1", "r2"):
-        site.php_release(name, env=FOUR_CHILDREN)
+        site.release(name, env=FOUR_CHILDREN)
     assert site.swap("--release", "r2").code == 0
 
-    with Visitors(site, path="/index.php") as visitors:
+    with Visitors(site) as visitors:
         for number in range(10):
             ran = site.swap("--release", f"r{1 + number % 2}")
             assert ran.code == 0, ran
@@ -204,7 +207,7 @@ def test_a_request_of_five_seconds_in_the_old_generation_is_finished(
     ran = site.swap()
 
     answer = slow.result()
-    assert (answer.status, answer.text, answer.headers["x-generation"]) == (200, "hello", "1")
+    assert (answer.status, answer.text, answer.headers["x-generation"]) == (200, "hello from r1", "1")
     assert ran.code == 0
     assert 3 < ran.json["drained_in"] < 6
     assert site.generation() == 2
@@ -214,8 +217,8 @@ def test_a_request_of_five_seconds_in_the_old_generation_is_finished(
 def test_requests_that_still_wait_in_the_old_queue_are_answered_by_it(
     make_site: Callable[..., Site], in_background: Callable[..., Future[Any]]
 ) -> None:
-    site = make_site(document_root="public")
-    site.php_release("r1")  # one process, so one request at a time
+    site = make_site(runtime=PHP)
+    site.release("r1", env=ONE_PROCESS)  # so one request at a time
     site.swap("--release", "r1")
     old = site.serving()
     slow = [in_background(site.host.get, "/index.php/slow?0.4") for _ in range(3)]
@@ -277,12 +280,12 @@ def test_reap_stops_what_is_left_over_and_starts_nothing(
 def test_the_children_of_a_killed_php_cgi_serve_on_until_the_swap_and_end_with_it(
     make_site: Callable[..., Site],
 ) -> None:
-    site = make_site(document_root="public")
-    site.php_release("r1", env=FOUR_CHILDREN)
+    site = make_site(runtime=PHP)
+    site.release("r1", env=FOUR_CHILDREN)
     site.swap("--release", "r1")
     kill(site.serving().pid)
     assert len(site.processes()) == 4
-    assert site.generation("/index.php") == 1
+    assert site.generation() == 1
 
     assert site.swap().code == 0
     site.assert_only(site.serving())
@@ -296,7 +299,7 @@ def test_the_children_of_a_killed_php_cgi_serve_on_until_the_swap_and_end_with_i
     [
         ({"env": {"START_DELAY": "60"}, "start_timeout": 0.4}, "within 0.4 s; the last try got no answer"),
         ({"env": {"EXIT": "4"}}, "it ended with exit status 4"),
-        ({"env": {"STATUS": "500"}, "start_timeout": 0.4}, "the last answer was 500 'hello'"),
+        ({"env": {"STATUS": "500"}, "start_timeout": 0.4}, "the last answer was 500 'hello from bad'"),
         ({"env": {"EXIT": "0"}}, "it must stay in the foreground"),
         ({"env": {"START_DELAY": "60"}, "start_timeout": 0.4, "listen": "path"}, "No such file"),
         ({"command": "sh -c 'kill -9 $$'"}, "it was ended by signal 9 (Killed)"),
@@ -533,18 +536,17 @@ def test_of_two_swaps_at_once_the_second_is_sent_away(site: Site) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_runs_the_application_as_its_user(make_site: Callable[..., Site]) -> None:
     """With Debian's php-cgi: the Python that runs the tests may be out of that user's reach."""
-    site = make_site(document_root="public", config={"user": "www-data"}, username="www-data")
-    site.php_release("r1")
+    site = make_site(runtime=PHP, config={"user": "www-data"}, username="www-data")
+    site.release("r1")
     assert site.swap("--release", "r1").code == 0
     assert ids_of(site.serving()) == {33}
     assert (site.host.run_dir / "app.1.sock").stat().st_uid == 33
     assert (site.host.run_dir / "app.1.json").stat().st_uid == 0
 
-    command = f"sh -c 'exec {PHP} -b \"$APP_SOCKET\"'"
-    site.php_release("own", listen="path", command=command, env={"APP_SOCKET": "overruled"})
+    site.release("own", listen="path", env={"APP_SOCKET": "overruled"})
     assert site.swap("--release", "own").code == 0
     assert ids_of(site.serving()) == {33}
-    assert site.generation("/index.php") == 2
+    assert site.generation() == 2
 
 
 def ids_of(record: generations.Record) -> set[int]:

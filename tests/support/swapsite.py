@@ -14,44 +14,52 @@ pid when the block is left.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import http.client
-import itertools
 import json
 import os
-import shutil
 import signal
-import sys
-import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hostlib import generations
 from hostlib.generations import Record
 
-from tests.support.webhost import Ran, WebHost, wait_until
-
-HERE = Path(__file__).resolve().parent
-PHP = "/usr/bin/php-cgi"
-BIG = 300_000  # bytes; more than fits into socket buffers
+from tests.support import load
+from tests.support.runtimes import RUNTIMES, Runtime
+from tests.support.webhost import Ran, Reply, WebHost, wait_until
 
 
 class Site:
     """A WebHost and the releases on it.
 
     Args:
-        document_root: webserver.document_root; for applications of single scripts (PHP).
+        runtime: of its releases.
         backend: what lighttpd connects to, relative to run/.
+        unprivileged: lighttpd and the applications run as www-data where the tests run as root.
         options: of WebHost.
     """
 
     def __init__(
-        self, *, document_root: str | None = None, backend: str = "app.sock", **options: Any
+        self,
+        *,
+        runtime: Runtime = RUNTIMES["flup"],
+        backend: str = "app.sock",
+        unprivileged: bool = False,
+        **options: Any,
     ) -> None:
-        self.host = _Host(document_root, backend, **options)
+        if unprivileged and os.geteuid() == 0:
+            options = {
+                "username": "www-data",
+                **options,
+                "config": {"user": "www-data", **options.get("config", {})},
+            }
+        self.runtime = runtime
+        self.host = _Host(runtime.document_root, backend, **options)
         self.root = self.host.root
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self.host.port)
 
     def __enter__(self) -> Site:
         self.host.__enter__()
@@ -70,24 +78,32 @@ class Site:
 
     # -- releases -------------------------------------------------------------------------------
 
-    def release(self, name: str, *, health: dict[str, Any] | None = None, **app: Any) -> Path:
-        """A release of the flup application in swapapp.py; `app` overrides keys of its manifest."""
-        tree = self._tree(name, {"command": f"{sys.executable} app.py", **app}, health or {})
-        shutil.copy(HERE / "swapapp.py", tree / "app.py")
-        return tree
-
-    def php_release(self, name: str, *, health: dict[str, Any] | None = None, **app: Any) -> Path:
-        """A release of the same application in PHP, served by php-cgi."""
-        manifest = {"command": PHP, **app}
-        tree = self._tree(name, manifest, {"path": "/index.php", **(health or {})})
-        (tree / "public").mkdir()
-        shutil.copy(HERE / "swapapp.php", tree / "public" / "index.php")
-        return tree
-
-    def _tree(self, name: str, app: dict[str, Any], health: dict[str, Any]) -> Path:
+    def release(
+        self,
+        name: str,
+        *,
+        listen: str = "fd0",
+        env: Mapping[str, str] | None = None,
+        health: Mapping[str, Any] | None = None,
+        **app: Any,
+    ) -> Path:
+        """A release of the runtime's application; the rest overrides its manifest."""
+        runtime = self.runtime
         tree = self.root / "releases" / name
         tree.mkdir()
-        manifest = {"id": name, "app": {"start_timeout": 10, "drain_timeout": 10, **app}, "health": health}
+        runtime.install(tree)
+        manifest = {
+            "id": name,
+            "app": {
+                "command": runtime.commands[listen],
+                "listen": listen,
+                "env": {**runtime.env, **(env or {})},
+                "start_timeout": 10,
+                "drain_timeout": 10,
+                **app,
+            },
+            "health": {"path": runtime.script or "/", **(health or {})},
+        }
         (tree / ".deploytools.json").write_text(json.dumps(manifest))
         return tree
 
@@ -108,9 +124,13 @@ class Site:
         assert record is not None
         return record
 
-    def generation(self, path: str = "/") -> int:
+    def get(self, path: str = "/", *, timeout: float = 10) -> Reply:
+        """What the application answers a visitor."""
+        return self.host.get(self.runtime.script + path, timeout=timeout)
+
+    def generation(self) -> int:
         """The generation that answers a visitor."""
-        return int(self.host.get(path).headers["x-generation"])
+        return int(self.get().headers["x-generation"])
 
     def records(self) -> list[Record]:
         return generations.records(self.host.hostlib_config)
@@ -145,7 +165,15 @@ class Site:
         """No process, socket or record of any other generation is there."""
         assert self.applications() == {record.pid for record in expected}
         names = {f"app.{record.generation}.{kind}" for record in expected for kind in ("sock", "json")}
+        names |= {Path(record.socket).parent.name for record in expected} - {"run"}  # where one binds itself
         assert self.files() == names | {"app.sock"}
+
+
+class Visitors(load.Visitors):
+    """Visitors of a Site."""
+
+    def __init__(self, site: Site, count: int = 6, **options: Any) -> None:
+        super().__init__(site.address, script=site.runtime.script, count=count, **options)
 
 
 class _Host(WebHost):
@@ -159,68 +187,6 @@ class _Host(WebHost):
         if self._document_root is not None:
             text += f'server.document-root := "{self.root / "current" / self._document_root}"\n'
         return text.replace(str(self.run_dir / "app.sock"), str(self.run_dir / self._backend))
-
-
-class Visitors:
-    """Visitors who come without a pause until the block is left, and check all that they get.
-
-    Half of them keep their connection, the others open one for each request. They send small GETs,
-    GETs with a large answer, and POSTs with a body that is told back; every third one sends GETs that
-    take long enough to be caught by whoever stops an application too early.
-    """
-
-    def __init__(self, site: Site, count: int = 6, path: str = "") -> None:
-        self.answered = 0
-        self.generations: Counter[str] = Counter()
-        self.lost: list[str] = []
-        self._site, self._path = site, path
-        self._leave = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(count)]
-
-    def __enter__(self) -> Visitors:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leave.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _visit(self, number: int) -> None:
-        connection = self._connection()
-        body = hashlib.sha256(bytes([number])).digest() * 1000
-        requests: Iterator[tuple[str, str, bytes | None]] = itertools.cycle(
-            [("GET", "/slow?0.2", None)]
-            if number % 3 == 2
-            else [("GET", "/", None), ("GET", "/big", None), ("POST", "/echo", body)]
-        )
-        for method, path, sent in requests:
-            if self._leave.is_set():
-                break
-            try:
-                connection.request(method, self._path + path, sent)
-                response = connection.getresponse()
-                self._check(method, path, sent, response, response.read())
-            except (OSError, http.client.HTTPException) as error:
-                self.lost.append(f"{method} {path}: {error!r}")
-                connection.close()
-            if number % 2:
-                connection.close()
-        connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self._site.host.port, timeout=20)
-
-    def _check(
-        self, method: str, path: str, sent: bytes | None, response: http.client.HTTPResponse, got: bytes
-    ) -> None:
-        wanted = b"x" * BIG if path == "/big" else sent if sent is not None else got
-        if response.status != 200 or got != wanted or not got:
-            self.lost.append(f"{method} {path}: {response.status}, {len(got)} bytes {got[:60]!r}")
-            return
-        self.answered += 1
-        self.generations[response.headers["X-Generation"]] += 1
 
 
 def _runs(pid: int) -> bool:

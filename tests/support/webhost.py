@@ -110,8 +110,10 @@ class WebHost:
         )
         for name in ("releases", "shared", "run", "log", "state", "migrations"):
             (self.root / name).mkdir(parents=True)
+        (self.base / "spool").mkdir()
         if username:
             shutil.chown(self.root / "log", username)
+            shutil.chown(self.base / "spool", username)
         self.reset_maintenance()
         self.config = {
             "version": "0",
@@ -207,7 +209,7 @@ class WebHost:
             'server.bind = "127.0.0.1"',
             f"server.port = {self.port}",
             f'server.errorlog = "{self.root / "log" / "lighttpd.log"}"',
-            f'server.upload-dirs = ("{self.base}")',
+            f'server.upload-dirs = ("{self.base / "spool"}")',
             f"server.max-worker = {max_workers}",
             f'server.stat-cache-engine = "{stat_cache}"',
             "server.max-connections = 1024",
