@@ -350,18 +350,14 @@ def policy(plan: Plan) -> list[str]:
 
 def _refuse_what_is_not_there_yet(settings: Settings) -> None:
     """Raise UsageError for settings that the hosts would refuse in the middle of the plan."""
-    adapter = settings.migrate.adapter if settings.migrate else None
-    for path, value, known in (
-        ("deploy.migrate.adapter", adapter, ("alembic", "django", None)),
-        ("deploy.app.manager", settings.app.manager, ("auto", "direct")),
-    ):
-        if value not in known:
-            raise UsageError(
-                f"{value} is not supported yet",
-                where=path,
-                state="nothing was changed",
-                next=f"use {' or '.join(str(word or 'null') for word in known)}",
-            )
+    manager = settings.app.manager
+    if manager not in ("auto", "direct"):
+        raise UsageError(
+            f"{manager} is not supported yet",
+            where="deploy.app.manager",
+            state="nothing was changed",
+            next="use auto or direct",
+        )
 
 
 def _with(base: Plan, steps: Sequence[Step | str | bool | None], *, window: bool = False) -> Plan:

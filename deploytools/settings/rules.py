@@ -40,10 +40,15 @@ def _migrate(deploy: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             ("migrate", "host"), f"should be one of deploy.hosts, is {host!r}{did_you_mean(host, names)}"
         )
-    given = [name for name in COMMANDS if migrate.get(name) is not None]
+    given = [name for name in (*COMMANDS, "transactional") if migrate.get(name) is not None]
     match migrate.get("adapter"):
         case "command":
             yield from _needed(given)
+            if migrate.get("transactional") and migrate.get("engine") in ("mysql", "mariadb"):
+                yield Problem(
+                    ("migrate", "transactional"),
+                    f"can't be true: {migrate['engine']} commits every DDL at once",
+                )
         case "alembic" | "django" | None as adapter:
             for name in given:
                 yield Problem(

@@ -174,7 +174,7 @@ class Pending:
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)
 class Migrate:
-    """`lock_timeout` is spelt as PostgreSQL does; `status` to `rollback` belong to the adapter `command`."""
+    """`lock_timeout` is spelt as PostgreSQL does; what follows it belongs to the adapter `command`."""
 
     adapter: Literal["alembic", "django", "command"] | None = None
     host: HostName | None = None
@@ -188,6 +188,7 @@ class Migrate:
     current: CommandLine | None = None
     apply: CommandLine | None = None
     rollback: CommandLine | None = None
+    transactional: Flag | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)

@@ -19,6 +19,8 @@ Answer = dict[str, Any]
 # Given the answer so far, add to it. What stands in it counts even where the command raises.
 Command = Callable[[Answer], None]
 
+_settings: Answer = {}
+
 PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
 
 
@@ -40,10 +42,16 @@ class Adapter:
     commands: Mapping[str, Command]
 
 
+def settings() -> Answer:
+    """The release's "migrate" settings, and "session", the name of the migration's database session."""
+    return _settings
+
+
 def serve(adapter: Adapter) -> None:
     """Answer commands until standard input ends; what the release's code prints goes to standard error."""
     out = os.dup(1)
     os.dup2(2, 1)
+    _settings.update(json.loads(sys.stdin.readline()))
     failed = None
     try:
         adapter.prepare()

@@ -1,8 +1,8 @@
 """Adapters: what speaks to a migration tool in the release's own terms.
 
 Release code is never imported here. An adapter is a program of its own, run by the release's Python
-(`migrate.python` of the manifest) as the application's user. It reads commands from standard input, a
-word per line, and answers each with one line of JSON:
+(`migrate.python` of the manifest) as the application's user. From standard input it reads its settings, a
+line of JSON, and then commands, a word per line; it answers each command with one line of JSON:
 
     check     {"current": [...], "target": [...], "pending": [{"revision", "message"}...],
                "strangers": [...], "orphans": [...], "transactional": bool}
@@ -25,6 +25,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from typing import Any, BinaryIO
 from hostlib import releases
 from hostlib.program import TOOLS, USAGE, Config, Failure, drop_to
 
-ADAPTERS = {name: TOOLS / "hostlib" / f"{name}_adapter.py" for name in ("alembic", "django")}
+ADAPTERS = {name: TOOLS / "hostlib" / f"{name}_adapter.py" for name in ("alembic", "command", "django")}
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 # How long a database may take to tell its revision, in seconds.
 PATIENCE = 60
@@ -45,6 +46,7 @@ class Adapter:
     """How to run the adapter of one release."""
 
     argv: tuple[str, ...]
+    settings: dict[str, Any]
     cwd: Path
     env: dict[str, str]
     user: str
@@ -60,15 +62,23 @@ def of_release(config: Config, release: str, run_id: str = "check") -> Adapter |
     def placed(text: str) -> str:
         return text.replace("{release}", str(config.releases / release))
 
+    # What is only a command needs none of the release's modules.
+    python = sys.executable if settings["adapter"] == "command" else placed(settings["python"])
     return Adapter(
-        argv=(placed(settings["python"]), str(ADAPTERS[settings["adapter"]])),
+        argv=(python, str(ADAPTERS[settings["adapter"]])),
+        settings={**settings, "session": session_name(run_id)},
         cwd=Path(placed(settings["cwd"])),
-        env=environment(config.user, settings, run_id),
+        env=environment(config.user, settings),
         user=config.user,
     )
 
 
-def environment(user: str, settings: dict[str, Any], run_id: str) -> dict[str, str]:
+def session_name(run_id: str) -> str:
+    """What the database session of a migration calls itself; PostgreSQL cuts off a longer name."""
+    return f"deploytools-{run_id}"[:63]
+
+
+def environment(user: str, settings: dict[str, Any]) -> dict[str, str]:
     """A small clean environment, `migrate.env` of the manifest, and what the database engine needs."""
     try:
         account = pwd.getpwnam(user)
@@ -91,7 +101,7 @@ def environment(user: str, settings: dict[str, Any], run_id: str) -> dict[str, s
         options = "-c client_connection_check_interval=1000"
         if settings.get("lock_timeout"):
             options += f" -c lock_timeout={settings['lock_timeout']}"
-        env["PGAPPNAME"] = f"deploytools-{run_id}"
+        env["PGAPPNAME"] = session_name("check")
         env["PGOPTIONS"] = f"{options} {env.get('PGOPTIONS', '')}".rstrip()
     return env
 
@@ -110,7 +120,7 @@ class Conversation:
         said = b""
         deadline = None if patience is None else time.monotonic() + patience
         try:
-            os.write(self.to, command.encode() + b"\n")
+            self.say(command)
             while not said.endswith(b"\n"):
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not select.select([self.come], [], [], left)[0]:
@@ -123,6 +133,10 @@ class Conversation:
         except (BrokenPipeError, ValueError):
             return None
         return answer if isinstance(answer, dict) and answer else None
+
+    def say(self, line: str) -> None:
+        """Send one line. BrokenPipeError where nobody is there any more."""
+        os.write(self.to, line.encode() + b"\n")
 
     def close(self) -> None:
         os.close(self.to)
@@ -154,6 +168,9 @@ def conversation(adapter: Adapter, log: BinaryIO, **options: Any) -> Iterator[Co
     process.stdin.close()
     process.stdout.close()
     try:
+        # By the pipe: what is in it may be secret, and others can read a command line.
+        with contextlib.suppress(BrokenPipeError):  # which the first command will find, too
+            talk.say(json.dumps(adapter.settings))
         yield talk
     except TimeoutError:
         os.killpg(process.pid, signal.SIGKILL)

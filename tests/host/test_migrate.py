@@ -512,9 +512,10 @@ class TestResolve:
         assert (ran.code, "never started" in ran.error["what"]) == (2, True)
 
 
-# An adapter in a few lines of sh, which notes by run id (PGAPPNAME) that it was told to upgrade.
+# An adapter in a few lines of sh, which notes by its session's name that it was told to upgrade.
 NOTING = """#!/bin/sh
-note={base}/$PGAPPNAME
+read -r settings
+note={base}/$(echo "$settings" | sed 's/.*"session": "\\([^"]*\\)".*/\\1/')
 while read -r command; do
     if [ "$command" = upgrade ]; then
         echo started >>"$note"

@@ -61,6 +61,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "rollback": {"status": "x"},
     "pending": {"pending": {"cmd": "x"}, "current": "x"},
     "current": {"pending": {"cmd": "x"}},
+    "transactional": {"status": "x"},
 }
 
 
@@ -130,6 +131,7 @@ def another(key: Key) -> object:
         ("migrate", "adapter"): "django",
         ("migrate", "host"): "web2",
         ("migrate", "lock_timeout"): "7s",
+        ("migrate", "transactional"): True,
     }
     if key.path in special:
         return special[key.path]

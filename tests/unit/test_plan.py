@@ -210,14 +210,8 @@ def test_a_window_whose_run_is_over_is_found_so_that_a_new_one_can_take_it_over(
         plans.open_window({"web1": in_window("run-0"), "web2": in_window("run-1")})
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"migrate": {"adapter": "command", "status": "status", "apply": "apply"}},
-        {"app": {"command": "/usr/bin/php-cgi", "manager": "systemd"}},
-    ],
-)
-def test_what_the_hosts_would_refuse_in_the_middle_is_refused_before_anything(overrides: dict) -> None:
+def test_what_the_hosts_would_refuse_in_the_middle_is_refused_before_anything() -> None:
+    systemd = settings(app={"command": "/usr/bin/php-cgi", "manager": "systemd"})
     for make in (plans.downtime_plan, plans.rolling_plan, plans.hotswap_plan):
         with pytest.raises(UsageError, match="not supported yet"):
-            make(BASE, settings(**overrides))
+            make(BASE, systemd)

@@ -172,6 +172,11 @@ class TestMigrate:
             "deploy.migrate: should have either `status` or `pending`, not both"
         ]
 
+    def test_no_tool_rolls_ddl_back_on_mysql(self) -> None:
+        said = {"adapter": "command", "status": "x", "apply": "x", "engine": "mariadb", "transactional": True}
+        (line,) = problems(with_("migrate", said))
+        assert line.startswith("deploy.migrate.transactional: can't be true")
+
 
 class TestEnvironments:
     def test_mappings_are_merged_and_lists_replaced(self) -> None:

@@ -1,0 +1,144 @@
+"""Answers for any tool that is a command: `status`, or `pending` and `current`, and `apply` of the settings.
+
+    check      where is the database, and what is pending?
+    upgrade    run `apply`, where something is pending
+
+`status` prints a line "[X] NAME" for each applied migration and "[ ] NAME" for each pending one, in their
+order, as dbmate does. `current` prints the revisions of the database, one a line; beside `status` it shows
+what the release doesn't know: a revision is known by a name that begins with it, as 20250102_orders.sql
+with 20250102. `pending` says by its exit code whether anything is pending, but not what.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adapter_process import Adapter, Answer, serve, settings
+
+LISTED = re.compile(r"\[([ xX])\]\s+(\S.*?)\s*")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the database is; `target` is empty where nobody can tell what the release needs."""
+
+    current: tuple[str, ...]
+    target: tuple[str, ...]
+    pending: tuple[Answer, ...]
+    strangers: tuple[str, ...] = ()
+
+
+def check(answer: Answer) -> None:
+    """Look at the database without changing it."""
+    found = _look()
+    answer.update(
+        current=found.current,
+        target=found.target,
+        pending=found.pending,
+        strangers=found.strangers,
+        transactional=_transactional(),
+    )
+
+
+def upgrade(answer: Answer) -> None:
+    """Run what is pending."""
+    answer["transactional"] = _transactional()
+    before = _look()
+    if not before.pending:
+        answer["applied"] = []
+        return
+    sys.stdout.flush()
+    ran = subprocess.run(_argv("apply"), stdin=subprocess.DEVNULL, check=False)
+    if ran.returncode != 0:
+        # Killed, it may have left the server at work.
+        answer["connection_lost"] = ran.returncode < 0
+        raise RuntimeError(f"`apply` ended with {_ending(ran.returncode)}")
+    answer["applied"] = _applied(before, _look())
+
+
+def _applied(before: Found, after: Found) -> list[str]:
+    """What was applied; never empty, which would say that nothing was done."""
+    left = {step["revision"] for step in after.pending}
+    named = [step["revision"] for step in before.pending if step["revision"] not in {"", *left}]
+    return named or sorted({*after.current} - {*before.current}) or list(after.current) or ["unknown"]
+
+
+def _look() -> Found:
+    told = settings()
+    if told.get("status"):
+        return _listed(_output("status"), _lines("current") if told.get("current") else None)
+    current = tuple(_lines("current"))
+    pending = told["pending"]
+    ran = _run("pending", shlex.split(pending["cmd"]))
+    if ran.returncode == pending["none"]:
+        return Found(current, current, ())
+    if ran.returncode == pending["some"]:
+        return Found(current, (), ({"revision": "", "message": "something, says `pending`"},))
+    raise RuntimeError(f"`pending` ended with {_ending(ran.returncode)}: {_last_line(ran)}")
+
+
+def _listed(output: str, revisions: Sequence[str] | None) -> Found:
+    """Given what `status` and `current` printed, return where the database is."""
+    lines = [match for match in map(LISTED.fullmatch, output.splitlines()) if match]
+    if not lines:
+        raise RuntimeError('`status` printed no line like "[X] NAME" or "[ ] NAME"')
+    names = [match[2] for match in lines]
+    pending = [match[2] for match in lines if match[1] == " "]
+    # The last one up to the first gap, and whatever was applied beyond it: other sets have other names.
+    gap = names.index(pending[0]) if pending else len(names)
+    current = names[:gap][-1:] + [name for name in names[gap:] if name not in pending]
+    strangers = [revision for revision in revisions or () if not any(_is(name, revision) for name in names)]
+    return Found(
+        current=(*current, *strangers),
+        target=(names[-1],),
+        pending=tuple({"revision": name, "message": ""} for name in pending),
+        strangers=tuple(strangers),
+    )
+
+
+def _is(name: str, revision: str) -> bool:
+    return name == revision or (name.startswith(revision) and not name[len(revision)].isalnum())
+
+
+def _transactional() -> bool:
+    return settings().get("transactional") is True
+
+
+def _lines(name: str) -> list[str]:
+    return [line.strip() for line in _output(name).splitlines() if line.strip()]
+
+
+def _output(name: str) -> str:
+    ran = _run(name, _argv(name))
+    if ran.returncode != 0:
+        raise RuntimeError(f"`{name}` ended with {_ending(ran.returncode)}: {_last_line(ran)}")
+    return ran.stdout
+
+
+def _run(name: str, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise RuntimeError(f"`{name}` can't be run: {error}") from error
+
+
+def _argv(name: str) -> list[str]:
+    return shlex.split(str(settings()[name]))
+
+
+def _ending(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _last_line(ran: subprocess.CompletedProcess[str]) -> str:
+    said = (ran.stdout + ran.stderr).strip()
+    return said.rsplit("\n", 1)[-1] or "it printed nothing"
+
+
+if __name__ == "__main__":
+    serve(Adapter(lambda: None, {"check": check, "upgrade": upgrade}))

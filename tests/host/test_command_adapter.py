@@ -1,0 +1,248 @@
+"""The adapter `command`, with dbmate on SQLite, PostgreSQL and MariaDB, and with small scripts."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.barehost import bare_host, put_release
+from tests.support.databases import Database, MariaDB, PostgreSQL
+from tests.support.webhost import Ran, WebHost
+
+DBMATE = str(Path(sys.executable).with_name("dbmate"))
+
+
+@pytest.fixture
+def host() -> Iterator[WebHost]:
+    with bare_host() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def databases() -> Iterator[Callable[[str], Database]]:
+    """A new database on the server of this kind, which is started for the first one."""
+    servers: dict[str, PostgreSQL | MariaDB] = {}
+    made: list[Database] = []
+
+    def make(kind: str) -> Database:
+        if kind not in servers:
+            servers[kind] = (PostgreSQL if kind == "postgresql" else MariaDB)().__enter__()
+        made.append(servers[kind].create(f"d{len(made)}"))
+        return made[-1]
+
+    yield make
+    for server in servers.values():
+        server.__exit__()
+
+
+def url_of(database: Database) -> str:
+    if database.server.kind == "postgresql":
+        return f"postgres://{database.user}@/{database.name}?host={quote(database.host)}&sslmode=disable"
+    return f"mysql://{database.user}@/{database.name}?socket={quote(database.host)}"
+
+
+CURRENT = """
+import sqlite3
+
+connection = sqlite3.connect({database!r})
+connection.execute("create table if not exists schema_migrations (version varchar(128) primary key)")
+print(*(version for version, in connection.execute("select version from schema_migrations")), sep="\\n")
+"""
+
+
+class DbmateProject:
+    """A release whose migrations are dbmate's; the first one, 1_a.sql, makes the table t_a."""
+
+    def __init__(self, host: WebHost, release: str, url: str, engine: str, **migrate: Any) -> None:
+        self.host, self.release, self.engine = host, release, engine
+        dbmate = f"{shlex.quote(DBMATE)} --no-dump-schema"
+        described = {
+            "adapter": "command",
+            "python": "/usr/bin/python3",
+            "cwd": "{release}",
+            "engine": engine,
+            "lock_timeout": "5s",
+            "env": {"DATABASE_URL": url},
+            "status": f"{dbmate} status",
+            "apply": f"{dbmate} migrate",
+            "rollback": f"{dbmate} rollback",
+            "transactional": engine != "mariadb",
+        }
+        self.place = put_release(host, release, migrate={**described, **migrate})
+        (self.place / "db" / "migrations").mkdir(parents=True)
+        self.add("1_a")
+
+    def add(self, name: str, up: str | None = None) -> None:
+        table = f"t_{name.partition('_')[2]}"
+        up = f"create table {table} (id int);" if up is None else up
+        text = f"-- migrate:up\n{up}\n-- migrate:down\ndrop table {table};\n"
+        (self.place / "db" / "migrations" / f"{name}.sql").write_text(text)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def project(
+    host: WebHost, databases: Callable[[str], Database], request: pytest.FixtureRequest
+) -> DbmateProject:
+    if request.param == "sqlite":
+        return DbmateProject(host, "r1", f"sqlite:{host.base}/db.sqlite3", "sqlite")
+    return DbmateProject(host, "r1", url_of(databases(request.param)), request.param)
+
+
+@pytest.fixture
+def on_sqlite(host: WebHost) -> DbmateProject:
+    return DbmateProject(host, "r1", f"sqlite:{host.base}/db.sqlite3", "sqlite")
+
+
+def check(host: WebHost, release: str = "r1") -> Ran:
+    return host.run("migrate", "check", "--release", release)
+
+
+def migrate(host: WebHost, target: str, run_id: str = "run1", release: str = "r1") -> Ran:
+    return host.run("migrate", "run", run_id, "--release", release, f"--target={target}")
+
+
+class TestDbmate:
+    def test_tells_and_applies_what_is_pending(self, project: DbmateProject) -> None:
+        host = project.host
+        found = check(host).json
+        assert (found["state"], found["current"], found["target"]) == ("pending", [], ["1_a.sql"])
+        assert migrate(host, "1_a.sql", "first").code == 0
+        project.add("2_b")
+        project.add("3_c")
+        assert [step["revision"] for step in check(host).json["pending"]] == ["2_b.sql", "3_c.sql"]
+        ran = migrate(host, "3_c.sql")
+        assert (ran.code, ran.json["before"], ran.json["after"]) == (0, ["1_a.sql"], ["3_c.sql"])
+        assert ran.json["applied"] == ["2_b.sql", "3_c.sql"]
+        assert check(host).json["state"] == "current"
+        assert "Applied: 3_c.sql" in (host.root / "migrations" / "run1" / "log").read_text()
+
+    def test_another_target_than_at_plan_time_starts_nothing(self, on_sqlite: DbmateProject) -> None:
+        on_sqlite.add("2_b")
+        ran = migrate(on_sqlite.host, "1_a.sql")
+        assert (ran.code, ran.json["unchanged"], check(on_sqlite.host).json["current"]) == (3, True, [])
+
+    def test_a_failure_is_undone_only_where_ddl_is_transactional(self, project: DbmateProject) -> None:
+        project.add("1_a", "create table t_a (id int);\ninsert into nowhere values (1);")
+        ran = migrate(project.host, "1_a.sql")
+        whole = project.engine != "mariadb"
+        assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", whole)
+        assert "exit code 2" in ran.error["what"] or "exit code 1" in ran.error["what"]
+        assert any("nowhere" in line for line in ran.json["details"])
+        assert ("migrate.resolve" in ran.error["next"]) is not whole
+        again = migrate(project.host, "1_a.sql")
+        assert again.json == ran.json, "nothing is tried twice under one id"
+
+    def test_the_first_of_two_stays_where_the_second_fails(self, project: DbmateProject) -> None:
+        project.add("2_b", "insert into nowhere values (1);")
+        ran = migrate(project.host, "2_b.sql")
+        assert (ran.code, ran.json["after"], ran.json["unchanged"]) == (3, ["1_a.sql"], False)
+
+    def test_what_was_applied_out_of_order_is_not_taken_for_unchanged(self, on_sqlite: DbmateProject) -> None:
+        on_sqlite.add("3_c")
+        assert migrate(on_sqlite.host, "3_c.sql", "first").code == 0
+        on_sqlite.add("2_b")
+        on_sqlite.add("4_d", "insert into nowhere values (1);")
+        assert check(on_sqlite.host).json["current"] == ["1_a.sql", "3_c.sql"]
+        ran = migrate(on_sqlite.host, "4_d.sql")
+        assert (ran.code, ran.json["after"], ran.json["unchanged"]) == (3, ["3_c.sql"], False)
+
+    def test_a_database_ahead_of_the_code_shows_by_current(self, host: WebHost) -> None:
+        database = host.base / "db.sqlite3"
+        ask = host.base / "current.py"
+        ask.write_text(CURRENT.format(database=str(database)))
+        current = f"/usr/bin/python3 {ask}"
+        later = DbmateProject(host, "r2", f"sqlite:{database}", "sqlite", current=current)
+        later.add("2_b")
+        DbmateProject(host, "r1", f"sqlite:{database}", "sqlite", current=current)
+        assert migrate(host, "2_b.sql", release="r2").code == 0
+        found = check(host).json
+        assert (found["state"], found["current"]) == ("unknown", ["1_a.sql", "2"])
+
+    @pytest.mark.parametrize("url", ["sqlite:/nowhere/db", "nonsense"])
+    def test_a_database_that_does_not_answer_is_unknown(self, host: WebHost, url: str) -> None:
+        DbmateProject(host, "r1", url, "sqlite")
+        ran = check(host)
+        assert (ran.code, ran.json["state"]) == (3, "unknown")
+        assert "`status` ended with exit code" in ran.error["what"]
+
+
+class TestPending:
+    """Where a tool says by its exit code alone whether anything is pending."""
+
+    @pytest.fixture
+    def schema(self, host: WebHost) -> Path:
+        """The "database": a file with a revision; the tool brings it to 2."""
+        schema = host.base / "schema"
+        schema.write_text("1\n")
+        put_release(
+            host,
+            "r1",
+            migrate={
+                "adapter": "command",
+                "python": "/usr/bin/python3",
+                "cwd": str(host.base),
+                "pending": {"cmd": f"sh -c 'exit $(cat {host.base}/answer)'", "none": 0, "some": 4},
+                "current": f"cat {schema}",
+                "apply": f"sh {host.base}/apply",
+                "transactional": True,
+            },
+        )
+        self.answer(host, 4)
+        (host.base / "apply").write_text(f"echo 2 >{schema}; echo 0 >{host.base}/answer")
+        return schema
+
+    def answer(self, host: WebHost, code: int) -> None:
+        (host.base / "answer").write_text(f"{code}\n")
+
+    @pytest.mark.parametrize(
+        ("code", "state"), [(0, "current"), (4, "pending"), (1, "unknown"), (2, "unknown")]
+    )
+    def test_is_tri_state(self, host: WebHost, schema: Path, code: int, state: str) -> None:
+        self.answer(host, code)
+        assert check(host).json["state"] == state
+
+    def test_applies_without_knowing_what(self, host: WebHost, schema: Path) -> None:
+        ran = migrate(host, "")
+        assert (ran.code, ran.json["before"], ran.json["after"], ran.json["applied"]) == (
+            0,
+            ["1"],
+            ["2"],
+            ["2"],
+        )
+
+    def test_never_tells_that_nothing_was_done_where_something_was(self, host: WebHost, schema: Path) -> None:
+        (host.base / "apply").write_text(f"echo 0 >{host.base}/answer")
+        assert migrate(host, "").json["applied"] == ["1"]
+
+    def test_success_that_leaves_something_pending_is_none(self, host: WebHost, schema: Path) -> None:
+        (host.base / "apply").write_text("exit 0")
+        ran = migrate(host, "")
+        assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", True)
+
+    def test_a_tool_that_was_killed_proves_nothing(self, host: WebHost, schema: Path) -> None:
+        (host.base / "apply").write_text("kill -KILL $$")
+        ran = migrate(host, "")
+        assert (ran.code, ran.json["after"], ran.json["unchanged"]) == (3, ["1"], False)
+        assert f"signal {signal.SIGKILL.value}" in ran.error["what"]
+
+    def test_a_tool_that_is_missing_is_named(self, host: WebHost, schema: Path) -> None:
+        put_release(
+            host,
+            "r2",
+            migrate={
+                "adapter": "command",
+                "python": "/usr/bin/python3",
+                "cwd": "{release}",
+                "status": "no-such-tool status",
+                "apply": "no-such-tool up",
+            },
+        )
+        ran = check(host, "r2")
+        assert (ran.code, "no-such-tool" in ran.error["what"]) == (3, True)
