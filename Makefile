@@ -1,5 +1,6 @@
 # make demo    a whole downtime window and hot swaps on a local web host, measured
 #              (ports taken? make demo DEMO="--http-port 8081 --ssh-port 2223")
+# make fleet   real Debian hosts on this machine, to play with (make fleet HOSTS=3 SUITE=trixie); needs root
 # make test    lint, types and the whole test suite
 # make lock    renew requirements.txt from pyproject.toml
 # make wheel   what `pip install` installs elsewhere
@@ -10,12 +11,18 @@ PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lock wheel clean
+.PHONY: demo fleet test check lock wheel clean
 
 demo: sandbox-packages $(VENV)/ready
 	@$(BIN)/python -m deploytools.sandbox.demo $(DEMO)
 
+HOSTS ?= 3
+SUITE ?= bookworm
+fleet: fleet-packages $(VENV)/ready
+	@$(BIN)/python -m tests.fleet up $(HOSTS) --suite $(SUITE)
+
 test: test-packages $(VENV)/ready check
+	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.fleet images
 	@$(BIN)/pytest -n 3 --dist loadfile
 
 check: $(VENV)/ready
@@ -31,9 +38,11 @@ $(VENV)/ready: pyproject.toml requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-.PHONY: sandbox-packages test-packages
+.PHONY: sandbox-packages fleet-packages test-packages
 sandbox-packages:
 	@packaging/system-packages sandbox
+fleet-packages:
+	@packaging/system-packages fleet
 test-packages:
 	@packaging/system-packages test
 

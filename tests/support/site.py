@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FAB = Path(sys.executable).with_name("fab")
+from tests.support.operators import Operator
+
 FABRIC_YAML = "tasks: {executor_class: deploytools.executor.OnceExecutor}\n"
 
 
@@ -39,10 +39,9 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> An
 
 
 @dataclass
-class Site:
+class Site(Operator):
     """A project directory with a sandbox in it."""
 
-    directory: Path
     http_port: int
     ssh_port: int
 
@@ -54,30 +53,6 @@ class Site:
     def root(self) -> Path:
         """The application's directory on the "host"."""
         return self.directory / ".sandbox" / "host" / "srv" / "guestbook"
-
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        """Begin `fab ARGUMENTS` in a process group of its own, as a terminal would."""
-        environ = {**os.environ, "XDG_STATE_HOME": str(self.directory / "state"), **variables}
-        return subprocess.Popen(
-            [FAB, *arguments],
-            cwd=self.directory,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def fab(self, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run `fab ARGUMENTS` to its end, which has to be exit code `code` without a traceback."""
-        process = self.start(*arguments, **variables)
-        stdout, stderr = process.communicate(timeout=110)
-        assert process.returncode == code, (
-            f"fab {' '.join(arguments)}: {process.returncode}\n{stdout}\n{stderr}"
-        )
-        assert "\nTraceback" not in f"\n{stderr}"  # a migration's log may have one, behind its host
-        return subprocess.CompletedProcess(arguments, code, stdout, stderr)
 
     def on(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         return self.fab("on", "sandbox", *arguments, code=code)
