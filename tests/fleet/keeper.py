@@ -38,6 +38,9 @@ REPOSITORY = Path(__file__).parents[2]
 INSIDE = Path("/run/fleet")
 # 10.77.N.0/24 is the network of fleet N.
 NUMBERS = range(1, 255)
+# How many inotify instances root's processes may have. The kernel's own 128 are used up by 18 hosts, of all
+# fleets together, and then nothing of a systemd starts. Raised where it is lower, and left so: it's a limit.
+INOTIFY, INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances"), 8192
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def hierarchies() -> list[Path]:
 
 def claim() -> Place:
     """A number that no living fleet has, locked. What a dead one left under it is removed first."""
+    if int(INOTIFY.read_text()) < INSTANCES:
+        INOTIFY.write_text(str(INSTANCES))
     for number in NUMBERS:
         if (place := _locked(number, make=True)) is not None:
             dismantle(place)
