@@ -7,6 +7,8 @@ A fleet is a number N from 1 to 254, and all that it has on this machine is name
     dtfleetN                        the end of the network cable that this machine holds
     blackhole 10.77.N.0/24          where packets for its hosts go once they are gone
 
+and, as long as there are fleets, a higher limit of inotify instances.
+
 Everything else (the hosts' processes, disks, mounts, network namespaces, bridge and cables) is inside a pid,
 a mount and a network namespace. The *holder* is the first process of that pid namespace: when it dies, the
 kernel kills every other process in it, and the mounts and the network go with the last of them.
@@ -38,9 +40,10 @@ REPOSITORY = Path(__file__).parents[2]
 INSIDE = Path("/run/fleet")
 # 10.77.N.0/24 is the network of fleet N.
 NUMBERS = range(1, 255)
-# How many inotify instances root's processes may have. The kernel's own 128 are used up by 18 hosts, of all
-# fleets together, and then nothing of a systemd starts. Raised where it is lower, and left so: it's a limit.
-INOTIFY, INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances"), 8192
+# root has one allowance for all hosts, and a host takes seven of the usual 128.
+INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+ENOUGH_INOTIFY_INSTANCES = 8192
+LIMIT_BEFORE = PLACES / "max_user_instances"
 
 
 @dataclass(frozen=True)
@@ -90,40 +93,38 @@ def hierarchies() -> list[Path]:
 
 def claim() -> Place:
     """A number that no living fleet has, locked. What a dead one left under it is removed first."""
-    if int(INOTIFY.read_text()) < INSTANCES:
-        INOTIFY.write_text(str(INSTANCES))
-    for number in NUMBERS:
-        if (place := _locked(number, make=True)) is not None:
-            dismantle(place)
-            place.directory.chmod(0o755)
-            return place
+    with _registry():
+        for number in NUMBERS:
+            directory = PLACES / str(number)
+            directory.mkdir(parents=True, exist_ok=True)
+            if (place := _locked(directory)) is not None:
+                dismantle(place)
+                _raise_limit()
+                return place
     raise RuntimeError(f"all {len(NUMBERS)} networks for fleets are taken: python -m tests.fleet down")
 
 
 def sweep() -> list[int]:
     """Take down every fleet whose owner and keeper are dead; returns their numbers."""
-    swept = []
-    for directory in PLACES.glob("*") if PLACES.is_dir() else ():
-        if directory.name.isdigit() and (place := _locked(int(directory.name), make=False)) is not None:
-            remove(place)
-            swept.append(place.number)
-    return sorted(swept)
+    with _registry():
+        dead = [place for directory in _directories() if (place := _locked(directory)) is not None]
+        for place in dead:
+            dismantle(place)
+            _give_back(place)
+    return [place.number for place in dead]
 
 
 def living() -> list[int]:
     """The numbers of the fleets that somebody owns."""
     sweep()
-    return sorted(int(path.name) for path in PLACES.glob("*")) if PLACES.is_dir() else []
+    return [int(directory.name) for directory in _directories()]
 
 
 def remove(place: Place) -> None:
     """Take down all that the fleet has on this machine, the place itself last, and give its number back."""
     dismantle(place)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(place.directory)
-    os.close(place.descriptor)
-    with contextlib.suppress(OSError):
-        PLACES.rmdir()
+    with _registry():
+        _give_back(place)
 
 
 def dismantle(place: Place) -> None:
@@ -148,7 +149,7 @@ class Keeper:
     def __init__(self, place: Place, keep_open: Sequence[int] = ()) -> None:
         self.place = place
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fleet.keeper", str(place.number), str(place.descriptor)],
+            [sys.executable, "-c", f"from {__name__} import main; main({place.number}, {place.descriptor})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -167,10 +168,12 @@ class Keeper:
     def end(self) -> None:
         """Let it take the fleet down, and wait until it has; does it itself where the keeper was killed."""
         self._process.communicate()
-        if self.place.directory.exists():
-            remove(self.place)
-        else:
-            os.close(self.place.descriptor)
+        # The number may be somebody else's by now, who made the directory anew.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self.place.directory.stat(), os.fstat(self.place.descriptor)):
+                remove(self.place)
+                return
+        os.close(self.place.descriptor)
 
 
 def inside(holder: int, *argv: str) -> list[str]:
@@ -229,21 +232,52 @@ def _holder(place: Place) -> Iterator[int]:
             process.kill()
 
 
-def _locked(number: int, *, make: bool) -> Place | None:
-    directory = PLACES / str(number)
+@contextlib.contextmanager
+def _registry() -> Iterator[None]:
+    """Only one process at a time gives numbers out or takes them back."""
+    descriptor = os.open(PLACES.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if make:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o755)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None  # somebody removed it, or PLACES, at this very moment
-    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _directories() -> list[Path]:
+    found = PLACES.iterdir() if PLACES.is_dir() else ()
+    return sorted(path for path in found if path.name.isdigit())
+
+
+def _locked(directory: Path) -> Place | None:
+    """The place, if nobody else has it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # What was locked may have been removed meanwhile, and made again by somebody else.
-        if os.path.samestat(os.fstat(descriptor), directory.stat()):
-            return Place(number, descriptor)
-    os.close(descriptor)
-    return None
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return Place(int(directory.name), descriptor)
+
+
+def _give_back(place: Place) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        place.directory.rmdir()
+    os.close(place.descriptor)
+    if PLACES.is_dir() and not _directories():
+        _restore_limit()
+        PLACES.rmdir()
+
+
+def _raise_limit() -> None:
+    if int(INOTIFY_INSTANCES.read_text()) < ENOUGH_INOTIFY_INSTANCES:
+        shutil.copy(INOTIFY_INSTANCES, LIMIT_BEFORE)
+        INOTIFY_INSTANCES.write_text(str(ENOUGH_INOTIFY_INSTANCES))
+
+
+def _restore_limit() -> None:
+    if LIMIT_BEFORE.exists():
+        INOTIFY_INSTANCES.write_text(LIMIT_BEFORE.read_text())
+        LIMIT_BEFORE.unlink()
 
 
 def _remove_cgroup(cgroup: Path, seconds: float = 60) -> None:
@@ -259,7 +293,3 @@ def _remove_cgroup(cgroup: Path, seconds: float = 60) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{cgroup} still has processes: {list(processes(cgroup))}")
         time.sleep(0.01)
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
