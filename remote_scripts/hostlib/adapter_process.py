@@ -73,6 +73,8 @@ def _in_a_process(adapter: Adapter, command: str, failed: BaseException | None) 
         if command != "upgrade":
             os.dup2(nothing, 1)  # nor is what it prints while it is asked a part of the migration's log
             os.dup2(nothing, 2)
+        else:  # every connection that the migration makes is to be found by this name, where libpq makes it
+            os.environ["PGAPPNAME"] = _settings["session"]
         answer = json.dumps(_told(failed) if failed else _carry_out(adapter, command))
         sys.stdout.flush()
         sys.stderr.flush()

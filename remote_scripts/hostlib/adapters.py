@@ -5,14 +5,15 @@ Release code is never imported here. An adapter is a program of its own, run by 
 line of JSON, and then commands, a word per line; it answers each command with one line of JSON:
 
     check     {"current": [...], "target": [...], "pending": [{"revision", "message"}...],
-               "strangers": [...], "orphans": [...], "transactional": bool}
+               "strangers": [...], "orphans": [...], "transactional": bool, "sessions": [...]}
     upgrade   {"applied": [...], "transactional": bool}
 
 with {"error": "...", "connection_lost": bool} where it went wrong, {} where the command was killed. With the
 connection lost the database may still be at work on what it was sent.
 "strangers" are revisions of the database that the release doesn't know; "orphans", which may be left out,
 are such that may be left over from earlier releases; "transactional" says whether a failed migration is
-rolled back whole. To add an adapter, write such a program and name it in ADAPTERS.
+rolled back whole; "sessions" is who else is connected (see adapter_engines), null where the engine or the
+adapter can't tell. To add an adapter, write such a program and name it in ADAPTERS.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adapter_process import Adapter, Answer, serve, use_the_applications_modules
+from adapter_engines import Ask, sessions, take, wait_until_quiet
+from adapter_process import Adapter, Answer, serve, settings, use_the_applications_modules
 
 
 def prepare() -> None:
@@ -32,6 +33,8 @@ def check(answer: Answer) -> None:
 
     def look(found: tuple[str, ...], context: Any) -> list[Any]:
         _note(answer, context)
+        others = sessions(*_asked(context), settings()) if context.connection else None
+        answer["sessions"] = None if others is None else [*(answer.get("sessions") or ()), *others]
         current.update(found)
         unknown = [revision for revision in found if not _knows(script, revision)]
         strangers.update(unknown)
@@ -56,6 +59,9 @@ def upgrade(answer: Answer) -> None:
 
     def steps(current: tuple[str, ...], context: Any) -> Iterator[Any]:
         _note(answer, context)
+        if context.connection:
+            take(*_asked(context), settings())
+            wait_until_quiet(*_asked(context), settings())
         autocommit_block = context.autocommit_block
 
         def noted_autocommit_block() -> Any:
@@ -100,6 +106,16 @@ def _run(script: Any, work: Callable[..., Any], answer: Answer, **options: Any) 
 
 def _note(answer: Answer, context: Any) -> None:
     answer["transactional"] = answer["transactional"] is not False and _is_transactional(context)
+
+
+def _asked(context: Any) -> tuple[str, Ask]:
+    """The database's engine, and how it is asked."""
+
+    def ask(query: str) -> Any:
+        result = context.connection.exec_driver_sql(query)
+        return result.fetchall() if result.returns_rows else []
+
+    return context.connection.dialect.name, ask
 
 
 def _is_transactional(context: Any) -> bool:

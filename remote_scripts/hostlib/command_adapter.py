@@ -11,13 +11,17 @@ with 20250102. `pending` says by its exit code whether anything is pending, but 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from adapter_engines import POSTGRESQL, sessions, wait_until_quiet
 from adapter_process import Adapter, Answer, serve, settings
 
 LISTED = re.compile(r"\[([ xX])\]\s+(\S.*?)\s*")
@@ -42,6 +46,7 @@ def check(answer: Answer) -> None:
         pending=found.pending,
         strangers=found.strangers,
         transactional=_transactional(),
+        sessions=sessions("postgresql", _ask, settings()) if _can_ask() else None,
     )
 
 
@@ -52,6 +57,8 @@ def upgrade(answer: Answer) -> None:
     if not before.pending:
         answer["applied"] = []
         return
+    if _can_ask():
+        wait_until_quiet("postgresql", _ask, settings())
     sys.stdout.flush()
     ran = subprocess.run(_argv("apply"), stdin=subprocess.DEVNULL, check=False)
     if ran.returncode != 0:
@@ -103,6 +110,39 @@ def _listed(output: str, revisions: Sequence[str] | None) -> Found:
 
 def _is(name: str, revision: str) -> bool:
     return name == revision or (name.startswith(revision) and not name[len(revision)].isalnum())
+
+
+def _can_ask() -> bool:
+    """With PostgreSQL's own client and an address we can ask who else is there."""
+    return settings().get("engine") in POSTGRESQL and shutil.which("psql") is not None and bool(_address())
+
+
+def _address() -> dict[str, str]:
+    """Where the database is, in the variables of PostgreSQL's client; empty where nobody says so."""
+    url = urllib.parse.urlsplit(os.environ.get("DATABASE_URL", ""))
+    if url.scheme not in ("postgres", "postgresql"):
+        return {
+            name: os.environ[name] for name in ("PGDATABASE", "PGHOST", "PGSERVICE") if name in os.environ
+        }
+    query = dict(urllib.parse.parse_qsl(url.query))
+    found = {
+        "PGHOST": url.hostname or query.get("host") or query.get("socket"),
+        "PGPORT": str(url.port) if url.port else query.get("port"),
+        "PGUSER": url.username or query.get("user"),
+        "PGPASSWORD": url.password or query.get("password"),
+        "PGDATABASE": url.path.lstrip("/") or query.get("dbname"),
+        "PGSSLMODE": query.get("sslmode"),
+    }
+    return {name: urllib.parse.unquote(value) for name, value in found.items() if value}
+
+
+def _ask(query: str) -> list[list[str]]:
+    argv = ("psql", "-XAtq", "-F", "\x1f", "-v", "ON_ERROR_STOP=1", "-c", query)
+    env = {**os.environ, **_address(), "PGAPPNAME": "deploytools-check"}
+    ran = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=False)
+    if ran.returncode != 0:
+        raise RuntimeError(f"psql ended with {_ending(ran.returncode)}: {_last_line(ran)}")
+    return [line.split("\x1f") for line in ran.stdout.splitlines()]
 
 
 def _transactional() -> bool:

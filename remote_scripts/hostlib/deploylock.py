@@ -7,8 +7,10 @@ ROOT/state only keeps "look who holds it, then take it away" in one piece.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from hostlib.files import read_json, sync_directory, write_json
 from hostlib.locking import exclusive
 from hostlib.names import timestamp
-from hostlib.program import BUSY, Config, Failure, Result
+from hostlib.program import BUSY, TOOLS, Config, Failure, Result
 
 WAIT = 30  # seconds
 
@@ -52,18 +54,33 @@ def release(config: Config, run_id: str) -> Result:
 
 
 def break_(config: Config, run_id: str) -> Result:
-    """What `fab unlock --force` does: like `release`, but never while the run's migration is running."""
-    from hostlib import migration_runs
-
-    if migration_runs.is_running(config, run_id):
+    """What `fab unlock --force` does: like `release`, but never while the run's migration is at work."""
+    at_work = _migration_at_work(config, run_id)
+    if at_work:
         raise Failure(
-            f"the migration of run {run_id} is still running",
+            f"the migration of run {run_id} is still running{at_work}",
             state="the lock stays; nothing was changed",
             next=f"`migrate outcome {run_id} --timeout 600` waits for it; then `fab deploy --resume`",
             exit_code=BUSY,
             lock=holder(config),
         )
     return release(config, run_id)
+
+
+def _migration_at_work(config: Config, run_id: str) -> str:
+    """Where the run's migration is at work, in words; nothing where it isn't."""
+    from hostlib import migration_runs
+
+    if migration_runs.is_running(config, run_id):
+        return " on this host"
+    place = config.migrations / run_id
+    if not place.exists() or (place / "outcome.json").exists():
+        return ""
+    # By that program, because it goes on as root and then as the application's user.
+    argv = [str(TOOLS / "migrate"), "outcome", run_id, "--json"]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False)
+    session = (json.loads(ran.stdout) if ran.stdout else {}).get("session")
+    return f" in the database, by its session {session['id']}" if session else ""
 
 
 def describe(held: dict[str, Any]) -> str:

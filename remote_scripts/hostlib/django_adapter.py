@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from adapter_process import Adapter, Answer, serve, use_the_applications_modules
+from adapter_engines import sessions, take, wait_until_quiet
+from adapter_process import Adapter, Answer, serve, settings, use_the_applications_modules
 
 Key = tuple[str, str]  # app, migration
 
@@ -40,6 +41,7 @@ def check(answer: Answer) -> None:
         strangers=_names(key for key in strangers if key[0] in loader.migrated_apps),
         # Of apps that the release doesn't have. Those that it has no more leave their rows behind.
         orphans=_names(key for key in strangers if key[0] not in loader.migrated_apps),
+        sessions=sessions(_engine(), _ask, settings()),
     )
 
 
@@ -51,6 +53,8 @@ def upgrade(answer: Answer) -> None:
     _, plan = _look(answer)
     driver = connection.connection
     try:
+        take(_engine(), _ask, settings())
+        wait_until_quiet(_engine(), _ask, settings())
         call_command("migrate", interactive=False, verbosity=1)
     except BaseException:
         # Django drops a broken connection, and may have opened another one since.
@@ -76,6 +80,20 @@ def _look(answer: Answer) -> tuple[Any, list[Key]]:
     rolled_back = connection.features.can_rollback_ddl and connection.settings_dict.get("AUTOCOMMIT", True)
     answer["transactional"] = rolled_back and all(step.atomic for step in steps)
     return loader, [(step.app_label, step.name) for step in steps]
+
+
+def _engine() -> str:
+    from django.db import connection
+
+    return str(connection.vendor)
+
+
+def _ask(query: str) -> Any:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchall() if cursor.description else []
 
 
 def _last(loader: Any, strangers: set[Key]) -> set[Key]:

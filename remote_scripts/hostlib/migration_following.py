@@ -71,8 +71,14 @@ def resolve(config: Config, run_id: str, word: Word) -> Result:
     started = read_json(place / "started.json")
     ended = read_json(place / "outcome.json") or {"outcome": "unknown"}
     certain = ended["outcome"] == "applied" or ended.get("unchanged") is True
-    if started is None or certain or is_running(config, run_id):
-        known = ended["outcome"] if certain else "it still runs" if started else "it was never started"
+    known = None
+    if started is None:
+        known = "it was never started"
+    elif certain:
+        known = ended["outcome"]
+    elif is_running(config, run_id) or _look(config, started).ours:
+        known = "it still runs"
+    if started is None or known is not None:
         raise Failure(
             f"the migration of run {run_id} needs nobody's word: {known}",
             state="nothing was changed",
@@ -181,10 +187,15 @@ def _unknown(config: Config, run_id: str, started: dict[str, Any], reason: str) 
         where = f"the database is at {migrations.revisions(now.current)}, as it was before"
     else:
         where = f"the database is at {migrations.revisions(now.current)}, between where it was and the target"
+    next = RESOLVE
+    if now.ours:
+        where += f"; but its session {now.ours['id']} is still at work there, since {now.ours['since']}"
+        next = f"wait until that session has ended: {TOOLS}/migrate outcome {run_id}"
     return Failure(
         f"nobody knows how the migration of run {run_id} ended: {reason}",
         state=where,
-        next=RESOLVE,
+        next=next,
+        session=now.ours,
         exit_code=IN_MAINTENANCE,
         outcome="unknown",
         before=started["before"],
@@ -195,7 +206,7 @@ def _unknown(config: Config, run_id: str, started: dict[str, Any], reason: str) 
 
 def _look(config: Config, started: dict[str, Any]) -> Check:
     try:
-        return migrations.check(config, started["release"])
+        return migrations.check(config, started["release"], started["run_id"])
     except Failure as failure:  # the release is gone
         return Check("unknown", message=failure.what)
 

@@ -26,18 +26,18 @@ def supervise(config: Config, run_id: str, talk: Conversation) -> None:
     began = time.monotonic()
     answer = talk.ask("upgrade")
     seconds = round(time.monotonic() - began, 3)
-    after = _look(config, started["release"], talk)
+    after = _look(config, run_id, started["release"], talk)
     ended = {"answer": answer, "seconds": seconds, "ended_at": timestamp()}
     write_json(place / "outcome.json", {**judge(started, answer, after), **ended})
 
 
-def _look(config: Config, release: str, talk: Conversation) -> Check:
+def _look(config: Config, run_id: str, release: str, talk: Conversation) -> Check:
     try:
         answer = talk.ask("check", PATIENCE)
     except TimeoutError as error:
         return Check("unknown", message=str(error))
     if answer is None:  # the adapter was killed, so by one of its own
-        return migrations.check(config, release)
+        return migrations.check(config, release, run_id)
     return migrations.understood(config, release, answer)
 
 
@@ -70,6 +70,7 @@ def judge(started: dict[str, Any], answer: dict[str, Any] | None, after: Check) 
         and answer is not None
         and answer["transactional"] is not False
         and not answer.get("connection_lost")
+        and after.ours is None
     )
     return {**known, "outcome": "failed", "unchanged": unchanged, "reason": reason}
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hostlib import adapters
+from hostlib.adapter_engines import describe
 from hostlib.adapters import PATIENCE
 from hostlib.files import read_json
 from hostlib.program import Config
@@ -25,6 +26,7 @@ class Check:
         pending: what is to be applied, in order.
         transactional: a failed migration is rolled back whole; None if that can't be told.
         message: a sentence; with state unknown, the reason.
+        sessions: who else is connected to the database, see adapter_engines; None if that can't be told.
     """
 
     state: str
@@ -33,6 +35,7 @@ class Check:
     pending: tuple[dict[str, Any], ...] = ()
     transactional: bool | None = None
     message: str = ""
+    sessions: tuple[dict[str, Any], ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,10 +44,18 @@ class Check:
     def known(self) -> bool:
         return self.state in ("current", "pending")
 
+    @property
+    def ours(self) -> dict[str, Any] | None:
+        """The session of the migration that was asked about, while it lives."""
+        return next((session for session in self.sessions or () if session["ours"]), None)
 
-def check(config: Config, release: str) -> Check:
-    """Ask the database of `release` where it stands; a database that doesn't answer is state unknown."""
-    adapter = adapters.of_release(config, release)
+
+def check(config: Config, release: str, run_id: str = "check") -> Check:
+    """Ask the database of `release` where it stands; a database that doesn't answer is state unknown.
+
+    With a `run_id` the session of that run's migration is told apart.
+    """
+    adapter = adapters.of_release(config, release, run_id)
     if adapter is None:
         return no_migrations(release)
     with tempfile.TemporaryFile() as log:
@@ -72,6 +83,7 @@ def understood(config: Config, release: str, answer: dict[str, Any]) -> Check:
         target=tuple(answer["target"]),
         pending=tuple(answer["pending"]),
         transactional=answer["transactional"],
+        sessions=None if answer.get("sessions") is None else tuple(answer["sessions"]),
     )
     later = _of_later_releases(config, release, answer.get("orphans", ()))
     if answer["strangers"] or later:
@@ -112,7 +124,8 @@ def _applied_here(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def _sentence(found: Check) -> str:
-    if not found.pending:
-        return f"the database is at {revisions(found.current)}; nothing is pending"
-    pending = ", ".join(f"{migration['revision']} {migration['message']}" for migration in found.pending)
-    return f"the database is at {revisions(found.current)}; pending: {pending}"
+    where = f"the database is at {revisions(found.current)}; "
+    pending = (f"{migration['revision']} {migration['message']}".strip() for migration in found.pending)
+    where += f"pending: {', '.join(pending)}" if found.pending else "nothing is pending"
+    blockers = [describe(session) for session in found.sessions or () if session["locks"]]
+    return "; ".join([where, *blockers])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.barehost import AlembicProject, bare_host, put_release
+from tests.support.barehost import AlembicProject, bare_host, put_release, runner_of
 from tests.support.webhost import Ran, WebHost, end, wait_until
 
 
@@ -75,22 +75,12 @@ class Waiting:
             text=True,
             start_new_session=True,
         )
-        wait_until(lambda: self.here.exists() and self.here.read_text(), what="the migration has begun")
+        wait_until(
+            lambda: self.here.exists() and self.here.read_text(), timeout=60, what="the migration has begun"
+        )
         # The process that runs it, and the adapter, whose parent is the runner.
         self.migration, self.adapter = map(int, self.here.read_text().split())
-        self.processes = [self.migration, self.adapter, self.find_runner()]
-
-    def find_runner(self) -> int:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    argv = (entry / "cmdline").read_bytes().split(b"\0")
-                    cwd = os.readlink(entry / "cwd")
-                except OSError:
-                    continue
-                if b"hostlib.migration_runner" in argv and cwd == str(self.project.host.tools):
-                    return int(entry.name)
-        raise AssertionError("there is no runner")
+        self.processes = [self.migration, self.adapter, runner_of(project.host)]
 
     @property
     def runner(self) -> int:
@@ -103,7 +93,7 @@ class Waiting:
         self.let_go()
         end(self.follower)
         self.follower.communicate()
-        wait_until(lambda: not any(alive(pid) for pid in self.processes), what="the migration has ended")
+        wait_until(lambda: not any(alive(pid) for pid in self.processes), timeout=60, what="it has ended")
 
 
 @pytest.fixture
@@ -374,7 +364,7 @@ class TestFailure:
     def test_a_killed_migration_proves_nothing(self, waiting: Callable[..., Waiting]) -> None:
         begun = waiting()
         os.kill(begun.migration, signal.SIGKILL)
-        out, _ = begun.follower.communicate(timeout=20)
+        out, _ = begun.follower.communicate(timeout=60)
         told = json.loads(out)
         assert (begun.follower.returncode, told["outcome"], told["unchanged"]) == (3, "failed", False)
         assert told["after"] == ["a"]
@@ -387,7 +377,7 @@ class TestFollowing:
         begun.follower.communicate()
         again = begun.project.host.start("migrate", *asking(begun.project, "b"))
         begun.let_go()
-        out, _ = again.communicate(timeout=20)
+        out, _ = again.communicate(timeout=60)
         assert (again.returncode, json.loads(out)["applied"]) == (0, ["b"])
 
     def test_no_longer_than_the_time_out_and_says_how_to_go_on(self, waiting: Callable[..., Waiting]) -> None:
@@ -396,15 +386,15 @@ class TestFollowing:
             assert (ran.code, ran.json["outcome"]) == (7, "running")
             assert "migrate outcome run1" in ran.error["next"]
         begun.let_go()
-        assert outcome(begun.project.host, "--timeout", "20").json["outcome"] == "applied"
+        assert outcome(begun.project.host, "--timeout", "60").json["outcome"] == "applied"
 
     def test_ctrl_c_ends_the_following_only(self, waiting: Callable[..., Waiting]) -> None:
         begun = waiting()
         os.killpg(begun.follower.pid, signal.SIGINT)
-        out, _ = begun.follower.communicate(timeout=20)
+        out, _ = begun.follower.communicate(timeout=60)
         assert (begun.follower.returncode, json.loads(out)["outcome"]) == (130, "running")
         begun.let_go()
-        assert outcome(begun.project.host, "--timeout", "20").code == 0
+        assert outcome(begun.project.host, "--timeout", "60").code == 0
 
     def test_shows_the_log_as_it_grows(self, waiting: Callable[..., Waiting]) -> None:
         begun = waiting()
@@ -423,7 +413,7 @@ class TestFollowing:
         assert host.run("status").json["migration"]["run_id"] == "run1"
         assert host.run("lock", "break", "--run-id=run1").code == 5
         begun.let_go()
-        begun.follower.communicate(timeout=20)
+        begun.follower.communicate(timeout=60)
         assert host.run("status").json["migration"] is None
         assert host.run("lock", "break", "--run-id=run1").code == 0
 
@@ -435,7 +425,7 @@ class TestUnknown:
         still = outcome(begun.project.host)
         assert (still.code, still.json["outcome"]) == (7, "running"), "the migration itself lives on"
         begun.let_go()
-        out, _ = begun.follower.communicate(timeout=20)
+        out, _ = begun.follower.communicate(timeout=60)
         told = json.loads(out)
         assert (begun.follower.returncode, told["outcome"], told["after"]) == (4, "unknown", ["b"])
         assert "which is the target" in told["error"]["state"]
@@ -445,7 +435,7 @@ class TestUnknown:
         begun = waiting()
         for pid in reversed(begun.processes):
             os.kill(pid, signal.SIGKILL)
-        out, _ = begun.follower.communicate(timeout=20)
+        out, _ = begun.follower.communicate(timeout=60)
         told = json.loads(out)
         assert (begun.follower.returncode, told["outcome"], told["after"]) == (4, "unknown", ["a"])
         assert "as it was before" in told["error"]["state"]
@@ -463,7 +453,7 @@ class TestUnknown:
         whole = env.read_text()
         env.write_text("raise RuntimeError('the database is away')")
         begun.let_go()
-        out, _ = begun.follower.communicate(timeout=20)
+        out, _ = begun.follower.communicate(timeout=60)
         assert (begun.follower.returncode, json.loads(out)["outcome"]) == (4, "unknown")
         env.write_text(whole)
         ran = outcome(begun.project.host)
@@ -480,7 +470,7 @@ class TestResolve:
         begun = waiting()
         for pid in reversed(begun.processes):
             os.kill(pid, signal.SIGKILL)
-        begun.follower.communicate(timeout=20)
+        begun.follower.communicate(timeout=60)
         return begun.project.host
 
     def test_applied_lets_the_run_go_on(self, unknown: WebHost) -> None:

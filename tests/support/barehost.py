@@ -26,7 +26,7 @@ print("env.py prints what it likes")
 TRANSACTIONAL = os.environ["TRANSACTIONAL"] == "yes"
 engine = create_engine(os.environ["DATABASE_URL"])
 
-if TRANSACTIONAL:
+if TRANSACTIONAL and engine.dialect.name == "sqlite":
     @event.listens_for(engine, "connect")
     def connected(driver, _):
         driver.isolation_level = None
@@ -83,6 +83,20 @@ def bare_host(**config: Any) -> Iterator[WebHost]:
         yield host
     finally:
         host.__exit__()
+
+
+def runner_of(host: WebHost) -> int:
+    """The pid of the one process on `host` that runs a migration."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                argv = (entry / "cmdline").read_bytes().split(b"\0")
+                cwd = os.readlink(entry / "cwd")
+            except OSError:
+                continue
+            if b"hostlib.migration_runner" in argv and cwd == str(host.tools):
+                return int(entry.name)
+    raise AssertionError("there is no runner")
 
 
 def put_release(host: WebHost, release: str, **described: Any) -> Path:

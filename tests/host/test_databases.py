@@ -1,0 +1,345 @@
+"""What a migration is promised in a real database: its session's settings, its name there, and peace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pymysql
+import pytest
+
+from tests.host.test_command_adapter import DbmateProject, url_of
+from tests.support.barehost import AlembicProject, bare_host, runner_of
+from tests.support.databases import Database, MariaDB, PostgreSQL
+from tests.support.django_project import DjangoProject
+from tests.support.webhost import Ran, WebHost, wait_until  # isort: split
+
+from hostlib.adapter_engines import milliseconds, take
+from hostlib.locking import held
+
+TOLD = "create table told as select current_setting('application_name') as name,"
+TOLD += (
+    " current_setting('lock_timeout') as waits, current_setting('client_connection_check_interval') as looks"
+)
+
+
+@pytest.fixture
+def host() -> Iterator[WebHost]:
+    with bare_host() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[PostgreSQL]:
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[MariaDB]:
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture
+def on_postgresql(postgresql: PostgreSQL, request: pytest.FixtureRequest) -> Database:
+    return postgresql.create(f"d{abs(hash(request.node.name))}")
+
+
+@pytest.fixture
+def on_mariadb(mariadb: MariaDB, request: pytest.FixtureRequest) -> Database:
+    return mariadb.create(f"d{abs(hash(request.node.name))}")
+
+
+def alembic(host: WebHost, database: Database, options: str = "", **migrate: Any) -> AlembicProject:
+    """A project on the server; nothing of it is applied."""
+    url = f"postgresql+psycopg://{database.user}@/{database.name}?host={database.host}{options}"
+    if database.server.kind == "mariadb":
+        url = f"mysql+pymysql://{database.user}@/{database.name}?unix_socket={database.host}"
+    env = {"DATABASE_URL": url, "TRANSACTIONAL": "no" if database.server.kind == "mariadb" else "yes"}
+    return AlembicProject(host, engine=database.server.kind, env=env, **{"lock_timeout": "1s", **migrate})
+
+
+def sql(host: WebHost, adapter: str, database: Database, statement: str) -> str:
+    """A release whose one pending migration runs `statement`; returns its target."""
+    if adapter == "alembic":
+        alembic(host, database).add("a", body=f'op.execute("""{statement}""")')
+        return "a"
+    if adapter == "django":
+        project = DjangoProject(host, database=database, lock_timeout="1s")
+        project.add("a", operations=f'migrations.RunSQL("""{statement}""")')
+        return "shop.a"
+    project = DbmateProject(host, "r1", url_of(database), database.server.kind, lock_timeout="1s")
+    project.add("1_a", f"{statement};")
+    return "1_a.sql"
+
+
+def check(host: WebHost) -> Ran:
+    return host.run("migrate", "check", "--release", "r1")
+
+
+def asking(target: str) -> list[str]:
+    return ["migrate", "run", "run1", "--release", "r1", f"--target={target}"]
+
+
+def run(host: WebHost, target: str) -> Ran:
+    return host.run(*asking(target))
+
+
+def connected(database: Database, name: str, user: str = "app") -> psycopg.Connection[Any]:
+    """Somebody else's session, on PostgreSQL."""
+    return psycopg.connect(host=database.host, user=user, dbname=database.name, application_name=name)
+
+
+@contextmanager
+def locking(database: Database, user: str = "app") -> Iterator[psycopg.Connection[Any]]:
+    """Somebody else with a transaction open in which a row of `orders` was written, on PostgreSQL."""
+    database.query("create table if not exists orders (id int); alter table orders owner to app")
+    with connected(database, "report", user) as connection:
+        connection.execute("insert into orders values (1)")
+        yield connection
+        connection.rollback()
+
+
+ADAPTERS = pytest.mark.parametrize("adapter", ["alembic", "django", "command"])
+
+
+class TestPostgresql:
+    @ADAPTERS
+    def test_name_lock_timeout_and_check_interval_are_in_effect_in_the_migration(
+        self, host: WebHost, on_postgresql: Database, adapter: str
+    ) -> None:
+        assert run(host, sql(host, adapter, on_postgresql, TOLD)).code == 0
+        assert on_postgresql.query("select * from told") == [("deploytools-run1", "1s", "1s")]
+
+    def test_they_are_even_where_the_connection_was_made_with_others(
+        self, host: WebHost, on_postgresql: Database
+    ) -> None:
+        """As by a pooler, or a driver that doesn't know libpq's variables."""
+        options = "&application_name=pool&options=-c%20lock_timeout%3D0"
+        alembic(host, on_postgresql, options).add("a", body=f'op.execute("""{TOLD}""")')
+        assert run(host, "a").code == 0
+        assert on_postgresql.query("select * from told") == [("deploytools-run1", "1s", "1s")]
+
+    @ADAPTERS
+    def test_who_holds_locks_on_what_is_listed(
+        self, host: WebHost, on_postgresql: Database, adapter: str
+    ) -> None:
+        sql(host, adapter, on_postgresql, TOLD)
+        with locking(on_postgresql):
+            found = check(host).json
+        (session,) = found["sessions"]
+        told = {key: session[key] for key in ("application", "user", "client", "locks", "ours")}
+        assert told == {
+            "application": "report",
+            "user": "app",
+            "client": "local",
+            "locks": ["orders RowExclusiveLock"],
+            "ours": False,
+        }
+        assert session["since"].startswith("20")
+        assert "report of app" in found["message"]
+        assert "holds orders RowExclusiveLock" in found["message"]
+
+    @ADAPTERS
+    def test_nothing_is_begun_while_others_hold_locks(
+        self, host: WebHost, on_postgresql: Database, adapter: str
+    ) -> None:
+        target = sql(host, adapter, on_postgresql, TOLD)
+        with locking(on_postgresql):
+            ran = run(host, target)
+        assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", True)
+        assert "others hold locks" in ran.error["what"]
+        assert "report of app" in ran.error["what"]
+        assert check(host).json["state"] == "pending"
+
+    @ADAPTERS
+    def test_it_begins_as_soon_as_they_let_go(
+        self, host: WebHost, on_postgresql: Database, adapter: str
+    ) -> None:
+        target = sql(host, adapter, on_postgresql, TOLD)
+        with locking(on_postgresql) as other:
+            other.rollback()
+            other.execute("insert into orders values (2)")
+            letting_go = threading.Timer(0.3, other.commit)
+            letting_go.start()
+            ran = run(host, target)
+            letting_go.join()
+        assert ran.code == 0, ran
+
+    def test_the_details_of_other_roles_are_not_the_applications_to_see_but_their_locks_are(
+        self, host: WebHost, on_postgresql: Database
+    ) -> None:
+        sql(host, "alembic", on_postgresql, TOLD)
+        with locking(on_postgresql, "postgres"):
+            found = check(host).json
+        assert found["sessions"][0]["since"] is None
+        assert "report of postgres" in found["message"]
+        assert "holds orders RowExclusiveLock" in found["message"]
+
+    def test_who_is_only_connected_stops_nothing(self, host: WebHost, on_postgresql: Database) -> None:
+        target = sql(host, "alembic", on_postgresql, TOLD)
+        with connected(on_postgresql, "idle"):
+            assert len(check(host).json["sessions"]) == 1
+            assert run(host, target).code == 0
+
+    def test_a_lock_that_comes_in_the_middle_is_waited_for_no_longer_than_lock_timeout(
+        self, host: WebHost, on_postgresql: Database
+    ) -> None:
+        project = alembic(host, on_postgresql)
+        here, go = project.add_waiting("a", then='op.execute("create index on orders (id)")')
+        on_postgresql.query("create table orders (id int); alter table orders owner to app")
+        follower = host.start(*asking("a"))
+        wait_until(here.exists, timeout=60, what="the migration has begun")
+        with locking(on_postgresql):
+            go.touch()
+            out, _ = follower.communicate(timeout=30)
+        told = json.loads(out)
+        assert (told["outcome"], told["unchanged"]) == ("failed", True)
+        assert "LockNotAvailable" in told["error"]["what"]
+
+    def test_an_orphan_is_ended_by_the_server(self, host: WebHost, on_postgresql: Database) -> None:
+        """Its processes are killed in the middle of a statement; without the interval it would go on."""
+        project = alembic(host, on_postgresql)
+        body = SLEEPS.format(here=str(host.base / "here"), statement="select pg_sleep(300)")
+        project.add("a", body=f'op.execute("create table half (id int)"); {body}')
+        kill_in_the_middle(host, "a")
+        statement = "select 1 from pg_stat_activity where application_name = 'deploytools-run1'"
+        wait_until(lambda: not on_postgresql.query(statement), timeout=30, what="the session has ended")
+        ran = host.run("migrate", "outcome", "run1")
+        assert (ran.code, ran.json["outcome"], ran.json["session"]) == (4, "unknown", None)
+        assert on_postgresql.query("select to_regclass('half')") == [(None,)]
+
+    @ADAPTERS
+    def test_the_session_of_a_migration_that_is_unknown_is_found_by_its_name(
+        self, host: WebHost, on_postgresql: Database, adapter: str
+    ) -> None:
+        target = sql(host, adapter, on_postgresql, TOLD)
+        assert run(host, target).code == 0
+        place = host.root / "migrations" / "run1"
+        wait_until(lambda: not held(place / "lock"), what="its processes have ended")
+        (place / "outcome.json").unlink()
+        with connected(on_postgresql, "deploytools-run1"):
+            still_at_work(host)
+        ran = host.run("migrate", "outcome", "run1")
+        assert (ran.json["outcome"], ran.json["session"]) == ("unknown", None)
+        assert "which is the target" in ran.error["state"]
+
+
+# A migration that tells who runs it, and is then busy in the database.
+SLEEPS = "pathlib.Path({here!r}).write_text(f'{{os.getpid()}} {{os.getppid()}}'); op.execute({statement!r})"
+
+
+def kill_in_the_middle(host: WebHost, target: str) -> None:
+    """Kill every process of the migration once it is busy; the follower comes to its end."""
+    here = host.base / "here"
+    follower = host.start(*asking(target))
+    wait_until(lambda: here.exists() and here.read_text(), timeout=60, what="the migration has begun")
+    migration, adapter = map(int, here.read_text().split())
+    runner = runner_of(host)
+    for pid in (runner, adapter, migration):
+        os.kill(pid, signal.SIGKILL)
+    follower.communicate(timeout=30)
+
+
+def still_at_work(host: WebHost) -> None:
+    """While the session lives, nobody may take the migration for over."""
+    ran = host.run("migrate", "outcome", "run1")
+    assert (ran.code, ran.json["outcome"], ran.json["session"]["ours"]) == (4, "unknown", True)
+    assert "still at work there" in ran.error["state"]
+    assert "wait until that session has ended" in ran.error["next"]
+    word = ("--as", "applied", "--by", "ann", "--reason", "it looks so")
+    assert host.run("migrate", "resolve", "run1", *word).code == 2
+    options = ("--run-id=run1", "--by=ann", "--laptop=tp", "--operation=deploy")
+    assert host.run("lock", "acquire", *options).code == 0
+    broken = host.run("lock", "break", "--run-id=run1")
+    assert (broken.code, "in the database, by its session" in broken.error["what"]) == (5, True)
+
+
+class TestMariadb:
+    WAITS = """create table told as
+        select @@session.lock_wait_timeout as a, @@session.innodb_lock_wait_timeout as b"""
+
+    @pytest.mark.parametrize("adapter", ["alembic", "django"])
+    def test_lock_timeouts_are_in_effect_in_the_migration(
+        self, host: WebHost, on_mariadb: Database, adapter: str
+    ) -> None:
+        assert run(host, sql(host, adapter, on_mariadb, self.WAITS)).code == 0
+        assert on_mariadb.query("select * from told") == [(1, 1)]
+
+    @pytest.mark.parametrize("adapter", ["alembic", "django"])
+    def test_who_has_a_transaction_open_is_told_where_the_account_may_know_it(
+        self, host: WebHost, on_mariadb: Database, adapter: str
+    ) -> None:
+        target = sql(host, adapter, on_mariadb, self.WAITS)
+        on_mariadb.query("create table orders (id int)")
+        other = pymysql.connect(unix_socket=on_mariadb.host, user="app", database=on_mariadb.name)
+        try:
+            with other.cursor() as cursor:
+                cursor.execute("insert into orders values (1)")
+            (session,) = check(host).json["sessions"]
+            assert (session["user"], session["locks"]) == ("app", [])
+            on_mariadb.query("grant process on *.* to app@localhost")
+            (session,) = check(host).json["sessions"]
+            assert session["locks"] == ["in a transaction"]
+            assert session["transaction"].startswith("20")
+            ran = run(host, target)
+            assert (ran.code, "others hold locks" in ran.error["what"]) == (3, True)
+        finally:
+            on_mariadb.query("revoke process on *.* from app@localhost")
+            other.close()
+
+    def test_an_orphan_is_still_at_work_and_that_is_told(self, host: WebHost, on_mariadb: Database) -> None:
+        """The server finishes what it was sent, whatever becomes of the client."""
+        on_mariadb.query("create table orders (id int)")
+        on_mariadb.query("insert into orders values (1)")
+        project = alembic(host, on_mariadb, lock_timeout="300s")
+        body = SLEEPS.format(here=str(host.base / "here"), statement="update orders set id = 2")
+        project.add("a", body=body)
+        other = pymysql.connect(unix_socket=on_mariadb.host, user="app", database=on_mariadb.name)
+        try:
+            with other.cursor() as cursor:
+                cursor.execute("update orders set id = 3")
+            kill_in_the_middle(host, "a")
+            still_at_work(host)
+        finally:
+            other.close()
+        wait_until(
+            lambda: host.run("migrate", "outcome", "run1").json["session"] is None,
+            timeout=30,
+            what="the session has ended",
+        )
+        assert host.run("lock", "break", "--run-id=run1").code == 0
+
+    def test_half_applied_ddl_holds_and_is_not_tried_again(self, host: WebHost, on_mariadb: Database) -> None:
+        project = alembic(host, on_mariadb)
+        project.add("a", body='op.execute("create table half (id int)"); raise RuntimeError("no such luck")')
+        ran = run(host, "a")
+        assert (ran.code, ran.json["unchanged"], ran.json["transactional"]) == (3, False, False)
+        assert "migrate.resolve" in ran.error["next"]
+        assert run(host, "a").json == ran.json
+        assert on_mariadb.query("select count(*) from half") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("engine", "rows"), [("postgresql", [("pool", "0", "1000")]), ("mariadb", [("50", "50")])]
+)
+def test_a_session_that_does_not_take_the_settings_begins_nothing(
+    engine: str, rows: list[tuple[str, ...]]
+) -> None:
+    """As behind a pooler that resets them; nothing that runs here does so."""
+    with pytest.raises(RuntimeError, match="in the migration's session, but should be"):
+        take(engine, lambda _: rows, {"session": "deploytools-run1", "lock_timeout": "5s"})
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("5s", 5000), ("500ms", 500), ("2min", 120000), ("1h", 3.6e6), ("7", 7), ("0", 0)]
+)
+def test_durations_are_read_as_postgresql_does(written: str, meant: float) -> None:
+    assert milliseconds(written) == meant
