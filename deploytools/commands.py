@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from deploytools import __version__
 from deploytools.plan import Plan, Step
 from deploytools.saga import Mark, Progress, State
 from deploytools.settings import Settings
@@ -69,6 +71,25 @@ def switch(settings: Settings, name: str, *arguments: str) -> tuple[str, ...]:
     return (f"{settings.webserver.maintenance_dir}/{name}", *arguments, "--json")
 
 
+def expectation(settings: Settings, *, app: bool, migrates: bool) -> dict[str, Any]:
+    """What `doctor --expected` compares a host with.
+
+    With `app` also how the application will be started, where otherwise the current release's way counts;
+    of its environment only what decides how that goes, because the rest may be secret. `migrates` is for
+    the host where migrations run: there the database has to answer.
+    """
+    told: dict[str, Any] = {"version": __version__, "migrates": migrates}
+    if app:
+        public = {name: value for name, value in settings.app.env.items() if name.startswith(("PATH", "PHP"))}
+        told["app"] = {
+            "command": settings.app.command,
+            "listen": settings.app.listen,
+            "manager": settings.app.manager,
+            "env": public,
+        }
+    return told
+
+
 def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
     plan: Plan, step: Step, progress: Progress, settings: Settings
 ) -> list[Command | Upload]:
@@ -77,7 +98,8 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "lock":
             return [Command(_acquire(plan, settings))]
         case "preflight":
-            return [Command(program(settings, "doctor"))]
+            told = expectation(settings, app=plan.operation == "deploy", migrates=False)
+            return [Command(program(settings, "doctor", "--expected"), stdin=json.dumps(told).encode())]
         case "stage":
             return _stage(plan, settings)
         case "check-migrations":

@@ -142,6 +142,7 @@ def host_config(settings: Settings) -> dict[str, Any]:
         "liveness": list(settings.webserver.liveness),
         "statistics_path": settings.webserver.statistics_path,
         "document_root": settings.webserver.document_root,
+        "lighttpd_config": settings.webserver.config,
     }
 
 

@@ -45,6 +45,7 @@ class Config:
 
     Args:
         digest: of everything that was installed, as `deploytools.setup.digest` computes it on the laptop.
+        lighttpd_config: lighttpd's main configuration file.
     """
 
     version: str
@@ -59,6 +60,19 @@ class Config:
     statistics_path: str
     document_root: str | None = None
     digest: str = ""
+    lighttpd_config: Path = Path("/etc/lighttpd/lighttpd.conf")
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> Config:
+        """What config.json has, as a Config. Raises KeyError or TypeError for what isn't one."""
+        paths = ("root", "maintenance_dir", "lighttpd_config")
+        return cls(
+            **{
+                **raw,
+                **{name: Path(raw[name]) for name in paths if name in raw},
+                "liveness": tuple(raw["liveness"]),
+            }
+        )
 
     @property
     def run(self) -> Path:
@@ -96,15 +110,7 @@ def load_config() -> Config:
     """Read config.json beside the programs; raises Failure (exit code 2) where it is missing or broken."""
     path = TOOLS / "config.json"
     try:
-        raw = json.loads(path.read_text())
-        return Config(
-            **{
-                **raw,
-                "root": Path(raw["root"]),
-                "maintenance_dir": Path(raw["maintenance_dir"]),
-                "liveness": tuple(raw["liveness"]),
-            }
-        )
+        return Config.of(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Failure(
             f"{path} can't be used: {error}", next="fab setup", exit_code=USAGE, state="nothing was changed"

@@ -1,163 +1,364 @@
-"""`doctor`: finds what would stop a deploy, and names the remedy."""
+"""`doctor`: finds what would stop a deploy, and names the remedy. The machine, rights, and what set-up left.
+
+lighttpd is looked at in test_doctor_webserver, the application in test_doctor_application; sudo, systemd
+and what takes a whole machine in tests/fleet.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import stat
+import subprocess
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.barehost import bare_host
+from tests.support.examined import failed, only, the
 from tests.support.webhost import Ran, WebHost
 
-
-def examine(host: WebHost) -> Ran:
-    """Run it on a host whose lighttpd.conf stands in the maintenance directory, as in a sandbox."""
-    conf = host.maintenance_dir / "lighttpd.conf"
-    if not conf.is_symlink():
-        conf.symlink_to(host.base / "lighttpd.conf")
-    return host.run("doctor")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or become another account")
 
 
-def failed(ran: Ran) -> list[dict[str, Any]]:
-    return [check for check in ran.json["checks"] if not check["ok"]]
-
-
-def the(ran: Ran, name: str) -> dict[str, Any]:
-    """The one check of that name that failed."""
-    (found,) = [check for check in failed(ran) if check["name"] == name]
-    return found
-
-
-def test_a_host_as_setup_leaves_it_passes(web_host: WebHost) -> None:
+@pytest.fixture
+def host(web_host: WebHost) -> WebHost:
+    """As set-up leaves it, with a small application."""
     web_host.serve(1)
+    return web_host
+
+
+def test_a_host_as_setup_leaves_it_passes(host: WebHost) -> None:
     before = time.time()
-    ran = examine(web_host)
+    ran = host.run("doctor")
     assert (ran.code, failed(ran)) == (0, [])
     assert {"python", "disk", "socket path", "lighttpd", "configuration", "site"} <= {
         check["name"] for check in ran.json["checks"]
     }
     assert before <= ran.json["now"] <= time.time()
+    assert "checks passed" in host.run("doctor", as_json=False).out
 
 
-def test_a_site_without_an_application_stops_no_deploy(web_host: WebHost) -> None:
-    ran = examine(web_host)
-    assert (ran.code, the(ran, "site")["level"]) == (0, "warning")
-    assert "503" in the(ran, "site")["message"]
+def test_by_hand_it_says_what_to_do(host: WebHost) -> None:
+    (host.maintenance_dir / "maint.lua").unlink()
+    (host.maintenance_dir / "maint.html").unlink()
+    ran = host.run("doctor", as_json=False)
+    assert ran.code == 3
+    assert "maint.lua is missing" in ran.err
+    assert f"{host.maintenance_dir}/up" in ran.err
 
 
-def test_a_site_in_maintenance_is_fine(web_host: WebHost) -> None:
-    assert web_host.run(web_host.maintenance_dir / "down").code == 0
-    assert failed(examine(web_host)) == []
+def snapshot(*places: Path) -> dict[str, tuple[int, int, int, int, str]]:
+    """Every file with its mode, owner, time of change and content."""
+    found = {}
+    for path in (each for place in places for each in [place, *place.rglob("*")]):
+        told = path.lstat()
+        content = sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(told.st_mode) else ""
+        found[str(path)] = (told.st_mode, told.st_uid, told.st_gid, told.st_ctime_ns, content)
+    return found
 
 
+def processes_with(mark: str) -> list[str]:
+    """Every process whose environment has `mark` in it."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # ended meanwhile, or not ours
+            if mark.encode() in Path(f"/proc/{name}/environ").read_bytes():
+                found.append(name)
+    return found
+
+
+def test_it_changes_nothing(host: WebHost, tmp_path: Path) -> None:
+    subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", str(host.tools / "hostlib")], check=True)
+    (host.run_dir / "app.1.json").write_text(json.dumps({"generation": 1}))  # broken, and it stays so
+    mark, before = f"doctor-{uuid.uuid4()}", snapshot(host.base)
+    for arguments in ((), ("--expected",)):
+        assert host.run("doctor", *arguments, stdin="{}", MARK=mark, TMPDIR=str(tmp_path)).code == 3
+    assert snapshot(host.base) == before
+    assert list(tmp_path.iterdir()) == []
+    assert processes_with(mark) == []
+
+
+# -- the machine -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def mounted(place: Path, *options: str) -> Iterator[None]:
+    """A small file system at `place`, for a while."""
+    argv = ["mount", "-t", "tmpfs", "-o", ",".join(options), "none", str(place)]
+    subprocess.run(argv, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@root_only
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"magnet": False}, "mod_magnet is not loaded"),
-        ({"stat_cache": "inotify"}, "misses a flipped switch"),
-    ],
-    ids=["no mod_magnet", "inotify"],
-)
-def test_a_web_server_that_would_not_switch_is_an_error(
-    make_web_host: Callable[..., WebHost], options: dict[str, Any], told: str
-) -> None:
-    ran = examine(make_web_host(**options))
-    assert ran.code == 3
-    assert told in ran.error["what"]
-    assert ran.error["next"]
-
-
-@pytest.mark.parametrize(
-    ("version", "fine"),
-    [
-        ("1.4.69", True),
-        ("1.4.82", True),
-        ("1.4.83", False),
-        ("1.4.84", False),
-        ("1.4.85", True),
-        ("1.4.55", False),
+        (("size=100m",), "and a deploy may need 200"),
+        (("size=300m", "nr_inodes=500"), "inodes free, and a deploy may need 2000"),
+        (("size=300m", "ro"), "is mounted read-only"),
     ],
 )
-def test_versions_of_lighttpd_that_lose_the_maintenance_page_are_refused(
-    web_host: WebHost, tmp_path: Path, version: str, fine: bool
+def test_a_disk_without_room_is_an_error_that_names_the_directory(
+    host: WebHost, options: tuple[str, ...], told: str
 ) -> None:
-    program = tmp_path / "lighttpd"
-    program.write_text(
-        f'#!/bin/sh\n[ "$1" = -v ] && echo "lighttpd/{version} (ssl)" && exit\nexec /usr/sbin/lighttpd "$@"\n'
+    with mounted(host.root / "releases", *options):
+        found = the(host.run("doctor"), "disk")
+    assert (found["level"], told in found["message"]) == ("error", True)
+    assert found["message"].startswith(f"{host.root}/releases")
+    assert f"{host.root}/releases" in found["remedy"]
+
+
+@root_only
+def test_a_disk_with_room_is_none(host: WebHost) -> None:
+    with mounted(host.root / "releases", "size=300m"), mounted(host.root / "log", "size=60m"):
+        assert failed(host.run("doctor")) == []
+
+
+@root_only
+def test_a_short_queue_of_the_kernel_is_told(host: WebHost) -> None:
+    short = f"echo 128 > /proc/sys/net/core/somaxconn; exec {host.tools}/doctor --json"
+    ran = subprocess.run(["unshare", "--net", "sh", "-c", short], capture_output=True, text=True, check=False)
+    (found,) = [check for check in json.loads(ran.stdout)["checks"] if check["name"] == "backlog"]
+    assert (found["ok"], found["level"]) == (False, "warning")
+    assert "net.core.somaxconn is 128" in found["message"]
+    assert "sysctl" in found["remedy"]
+
+
+@root_only
+def test_little_memory_is_told(host: WebHost, tmp_path: Path) -> None:
+    little = tmp_path / "meminfo"
+    little.write_text("MemTotal:  500000 kB\nMemAvailable:  20000 kB\nSwapFree: 0 kB\n")
+    command = f"mount --bind {little} /proc/meminfo; exec {host.tools}/doctor --json"
+    ran = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command], capture_output=True, text=True, check=False
     )
-    program.chmod(0o755)
-    (web_host.maintenance_dir / "lighttpd.conf").symlink_to(web_host.base / "lighttpd.conf")
-    ran = web_host.run("doctor", PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert [check["message"] for check in failed(ran) if check["name"] == "lighttpd"] == (
-        [] if fine else [f"lighttpd is {version}"]
+    (found,) = [check for check in json.loads(ran.stdout)["checks"] if check["name"] == "memory"]
+    assert (found["ok"], found["level"]) == (False, "warning")
+    assert found["message"].startswith("19 MiB of memory are free")
+
+
+@root_only
+def test_processes_that_the_deploy_user_can_not_see_are_told(host: WebHost) -> None:
+    command = (
+        "mount -t proc -o hidepid=2 proc /proc &&"
+        f" setpriv --reuid=nobody --regid=nogroup --clear-groups {host.tools}/doctor --json; true"
     )
-
-
-def test_a_broken_configuration_is_told_in_lighttpds_words(web_host: WebHost) -> None:
-    (web_host.base / "lighttpd.conf").write_text(
-        'server.modules = ("mod_nonsense")\nserver.document-root = "/"\n'
+    ran = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "sh", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    ran = examine(web_host)
-    assert "refuses" in the(ran, "configuration")["message"]
-
-
-@pytest.mark.parametrize("script", [None, ""], ids=["missing", "empty"])
-def test_a_missing_or_empty_maintenance_script_is_an_error(web_host: WebHost, script: str | None) -> None:
-    lua = web_host.maintenance_dir / "maint.lua"
-    lua.unlink()
-    if script is not None:
-        lua.write_text(script)
-    ran = examine(web_host)
-    assert (ran.code, the(ran, "maintenance script")["level"]) == (3, "error")
-
-
-def test_a_site_that_does_not_answer_is_an_error(web_host: WebHost) -> None:
-    web_host.stop_lighttpd()
-    ran = examine(web_host)
-    assert (ran.code, the(ran, "site")["level"]) == (3, "error")
-
-
-def test_missing_directories_are_an_error(web_host: WebHost) -> None:
-    (web_host.root / "state").rmdir()
-    (web_host.root / "log" / "lighttpd.log").unlink()
-    web_host.run_dir.rename(web_host.root / "elsewhere")
-    messages = [check["message"] for check in failed(examine(web_host)) if check["name"] == "directories"]
-    assert len(messages) == 2
-    assert str(web_host.root / "state") in messages[0]
-    assert f"{web_host.run_dir} is missing" in messages
+    (found,) = [check for check in json.loads(ran.stdout)["checks"] if check["name"] == "processes"]
+    assert (found["ok"], found["level"]) == (False, "warning")
+    assert "hidepid" in found["message"]
 
 
 def test_a_root_too_deep_for_a_socket_is_an_error() -> None:
     with bare_host() as host:
         host.config["root"] = f"{host.root}/{'d' * 80}"
         host.write_config()
-        ran = host.run("doctor")
-        assert ran.code == 3
-        assert "choose a shorter root" in the(ran, "socket path")["remedy"]
+        found = the(host.run("doctor"), "socket path")
+        assert "choose a shorter root" in found["remedy"]
+        assert "can't have more than 107" in found["message"]
 
 
-def test_an_unknown_account_is_an_error(web_host: WebHost) -> None:
-    web_host.config["user"] = "nobody-of-that-name"
-    web_host.write_config()
-    assert the(examine(web_host), "account")["level"] == "error"
+# -- rights ----------------------------------------------------------------------------------------
 
 
-def test_what_root_runs_may_be_changed_by_root_only(web_host: WebHost) -> None:
-    web_host.config["privileged"] = True
-    web_host.write_config()
-    (web_host.tools / "swap").chmod(0o777)
-    messages = [check["message"] for check in failed(examine(web_host)) if check["name"] == "directories"]
-    assert f"others than root can change {web_host.tools / 'swap'}" in messages
+def test_an_unknown_account_is_an_error(host: WebHost) -> None:
+    host.config["user"] = "nobody-of-that-name"
+    host.write_config()
+    found = only(host, "account")
+    assert found["level"] == "error"
+    assert found["remedy"].startswith("adduser --system --group nobody-of-that-name")
 
 
-def test_by_hand_it_says_what_to_do(web_host: WebHost) -> None:
-    (web_host.maintenance_dir / "maint.lua").unlink()
-    examine(web_host)
-    ran = web_host.run("doctor", as_json=False)
-    assert ran.code == 3
-    assert "maint.lua is missing" in ran.err
-    assert f"{web_host.maintenance_dir}/up" in ran.err
+def test_missing_directories_are_an_error(host: WebHost) -> None:
+    (host.root / "state").rmdir()
+    (host.root / "migrations").rmdir()
+    messages = [check["message"] for check in failed(host.run("doctor")) if check["name"] == "directories"]
+    assert messages == [f"{host.root}/state is missing", f"{host.root}/migrations is missing"]
+
+
+@root_only
+def test_directories_that_the_deploy_user_can_not_write_are_an_error(host: WebHost) -> None:
+    messages = {
+        check["message"]: check["remedy"]
+        for check in failed(host.run("doctor", as_user="nobody"))
+        if check["name"] == "directories"
+    }
+    remedy = messages[f"nobody can't write {host.root}/releases, which is root's"]
+    assert remedy == "fab setup, or user: root in fabric.yaml"
+    for name in ("releases", "shared", "state"):
+        (host.root / name).chmod(0o777)
+    assert "directories" not in {check["name"] for check in failed(host.run("doctor", as_user="nobody"))}
+
+
+def test_a_directory_that_its_owner_can_not_write_is_an_error(host: WebHost) -> None:
+    (host.root / "state").chmod(0o555)
+    found = only(host, "directories")
+    assert found["remedy"] == f"chmod u+wx {host.root}/state"
+
+
+@root_only
+def test_a_directory_that_the_application_can_not_enter_is_an_error(host: WebHost) -> None:
+    host.config["user"] = "nobody"
+    host.write_config()
+    host.root.chmod(0o750)
+    found = [check for check in failed(host.run("doctor")) if check["name"] == "directories"]
+    assert {check["remedy"] for check in found} == {f"chmod o+x {host.root}"}
+    assert f"nobody, which the application runs as, can't enter {host.root}" in found[0]["message"]
+    host.root.chmod(0o751)
+    assert failed(host.run("doctor")) == []
+
+
+def set_up_for_root(host: WebHost) -> None:
+    """As set-up leaves it where the deploy user and root are two."""
+    host.config["privileged"] = True
+    host.write_config()
+
+
+@root_only
+def test_what_root_runs_may_be_changed_by_root_only(host: WebHost) -> None:
+    set_up_for_root(host)
+    program, module = host.tools / "swap", host.tools / "hostlib" / "checks" / "site.py"
+    assert [check["name"] for check in failed(host.run("doctor"))] == []
+    program.chmod(0o775)
+    os.chown(module, 65534, -1)
+    found = {check["message"]: check["remedy"] for check in failed(host.run("doctor"))}
+    assert found == {
+        f"others than root can change {program}: it is root's, mode 775": f"chown root: {program}"
+        f" && chmod go-w {program}",
+        f"others than root can change {module}: it is nobody's, mode 644": f"chown root: {module}"
+        f" && chmod go-w {module}",
+    }
+    for remedy in found.values():
+        subprocess.run(["sh", "-c", remedy], check=True)
+    assert failed(host.run("doctor")) == []
+
+
+# -- what set-up left ------------------------------------------------------------------------------
+
+
+def compared(host: WebHost, **expected: Any) -> Ran:
+    return host.run("doctor", "--expected", stdin=json.dumps(expected))
+
+
+def test_what_the_laptop_expects_and_finds_is_fine(host: WebHost) -> None:
+    program = host.tools / "swap"
+    ran = compared(
+        host,
+        version="0",
+        config=host.config,
+        files={str(program): sha256(program.read_bytes()).hexdigest()},
+        app={"command": "/usr/bin/env"},
+        digest="",
+    )
+    assert failed(ran) == []
+
+
+def test_another_version_than_the_laptops_is_an_error(host: WebHost) -> None:
+    found = the(compared(host, version="9.9", digest="something else"), "version")
+    assert (found["level"], found["remedy"]) == ("error", "fab setup")
+    assert found["message"] == "deploytools is 0 here, and 9.9 on the laptop"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "level"), [("liveness", ["/alive"], "warning"), ("root", "/srv/elsewhere", "error")]
+)
+def test_other_settings_than_fabric_yaml_has_are_told_by_name(
+    host: WebHost, key: str, value: object, level: str
+) -> None:
+    found = the(compared(host, config={**host.config, key: value}), "settings")
+    assert (found["level"], found["remedy"]) == (level, "fab setup")
+    assert f"with {key} " in found["message"]
+    assert found["message"].endswith(f"fabric.yaml says {value if key == 'root' else json.dumps(value)}")
+
+
+def test_files_that_were_changed_since_are_told(host: WebHost) -> None:
+    names = ["swap", "drain", "verify", "migrate"]
+    files = {str(host.tools / name): sha256((host.tools / name).read_bytes()).hexdigest() for name in names}
+    (host.tools / "swap").write_text("#!/bin/sh\n")
+    (host.tools / "drain").unlink()
+    found = the(compared(host, files=files), "files")
+    assert found["message"].endswith(f"would have it: {host.tools}/swap, {host.tools}/drain")
+    for name in names:
+        (host.tools / name).write_text("")
+    assert the(compared(host, files=files), "files")["message"].endswith("verify and 1 more")
+
+
+def test_settings_that_show_in_no_file_are_told_by_the_digest(host: WebHost) -> None:
+    found = the(compared(host, digest="of other directories"), "files")
+    assert (found["level"], "has changed since this host was set up" in found["message"]) == ("warning", True)
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "{}"])
+def test_a_host_that_was_never_set_up_is_told_what_it_still_needs_and_not_what_follows(
+    host: WebHost, content: str | None
+) -> None:
+    (host.tools / "config.json").unlink()
+    if content is not None:
+        (host.tools / "config.json").write_text(content)
+    (host.maintenance_dir / "maint.lua").unlink()
+    planned = {**host.config, "user": "nobody-of-that-name"}
+    found = {check["name"]: check for check in failed(compared(host, config=planned))}
+    assert set(found) == {"set-up", "account"}
+    assert found["set-up"]["remedy"] == "fab setup"
+    assert ("is not set up on this host" in found["set-up"]["message"]) is (content is None)
+
+
+def test_by_hand_on_such_a_host_it_says_so(host: WebHost) -> None:
+    (host.tools / "config.json").unlink()
+    ran = host.run("doctor")
+    assert (ran.code, ran.error["next"]) == (2, "fab setup")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "no JSON"])
+def test_an_expectation_that_is_none_is_a_usage_error(host: WebHost, text: str) -> None:
+    ran = host.run("doctor", "--expected", stdin=text)
+    assert (ran.code, "--expected" in ran.error["what"]) == (2, True)
+
+
+@pytest.fixture
+def shop(host: WebHost) -> Callable[..., None]:
+    """Call it for another application on the same host, with what is not its own."""
+
+    def put(**same: Any) -> None:
+        tools = host.base / "shop"
+        tools.mkdir(exist_ok=True)
+        own = {"root": "/srv/shop", "maintenance_dir": "/etc/lighttpd/shop", "url": "http://127.0.0.1:1/"}
+        there = {**host.config, "application": "shop", **own, **same}
+        (tools / "config.json").write_text(json.dumps(there))
+
+    return put
+
+
+@pytest.mark.parametrize("key", ["root", "maintenance_dir", "url"])
+def test_another_application_with_the_same_place_is_an_error(
+    host: WebHost, shop: Callable[..., None], key: str
+) -> None:
+    shop(**{key: host.config[key]})
+    found = only(host, "neighbours")
+    assert (found["level"], found["message"].startswith("shop ")) == ("error", True)
+    assert host.config[key] in found["message"]
+
+
+def test_another_application_with_places_and_a_name_of_its_own_is_fine(
+    host: WebHost, shop: Callable[..., None]
+) -> None:
+    shop()
+    assert failed(host.run("doctor")) == []
+    shop(url=host.config["url"], host_header="shop.example.com")
+    assert failed(host.run("doctor")) == []

@@ -77,6 +77,7 @@ class WebHost:
         magnet: False leaves mod_magnet out, as on a host where nobody loaded it.
         username: the account that lighttpd's workers run as (only root can choose).
         extra: more lines of lighttpd configuration.
+        edit: what becomes of its configuration as a whole, for a host that somebody has worked on.
         config: overrides of keys in config.json.
     """
 
@@ -90,6 +91,7 @@ class WebHost:
         magnet: bool = True,
         username: str | None = None,
         extra: str = "",
+        edit: Callable[[str], str] = lambda text: text,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="wh", dir="/tmp"))
@@ -104,6 +106,7 @@ class WebHost:
         self._lighttpd: subprocess.Popen[bytes] | None = None
         self._backends: dict[int, subprocess.Popen[bytes]] = {}
         self._options = (max_workers, stat_cache, magnet, username, extra)
+        self._edit = edit
 
         shutil.copytree(
             REMOTE_SCRIPTS, self.tools, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
@@ -126,6 +129,7 @@ class WebHost:
             "host_header": None,
             "liveness": list(liveness),
             "statistics_path": "/server-statistics",
+            "lighttpd_config": str(self.base / "lighttpd.conf"),
             **(config or {}),
         }
         self.write_config()
@@ -133,8 +137,7 @@ class WebHost:
     @property
     def hostlib_config(self) -> Config:
         """config.json as the host programs see it, for tests that call hostlib directly."""
-        paths = {"root": self.root, "maintenance_dir": self.maintenance_dir}
-        return Config(**{**self.config, **paths, "liveness": tuple(self.config["liveness"])})
+        return Config.of(self.config)
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -155,7 +158,7 @@ class WebHost:
     def start_lighttpd(self) -> None:
         """Start it, and return when it accepts connections."""
         file = self.base / "lighttpd.conf"
-        file.write_text(self._lighttpd_conf())
+        file.write_text(self._edit(self._lighttpd_conf()))
         # Its own session: a lighttpd with workers ends them by signalling its whole process group.
         self._lighttpd = subprocess.Popen(
             ["/usr/sbin/lighttpd", "-D", "-f", str(file)], start_new_session=True
@@ -167,7 +170,7 @@ class WebHost:
             assert self._lighttpd is not None
             assert self._lighttpd.poll() is None, f"lighttpd did not start: {self.lighttpd_log()}"
             with socket.socket() as probe:
-                return len(children(self.pid)) == max_workers and not probe.connect_ex(
+                return len(children(self.pid)) >= max_workers and not probe.connect_ex(
                     ("127.0.0.1", self.port)
                 )
 
@@ -214,6 +217,7 @@ class WebHost:
             f'server.stat-cache-engine = "{stat_cache}"',
             "server.max-connections = 1024",
             "server.max-fds = 2048",
+            'server.feature-flags += ("server.graceful-shutdown-timeout" => 30)',
             '$HTTP["remoteip"] == "127.0.0.1" { status.statistics-url = "/server-statistics" }',
             f'fastcgi.server = ("/" => ("{self.application}" =>'
             f' ("socket" => "{self.run_dir / "app.sock"}", "check-local" => "disable")))',
@@ -257,12 +261,27 @@ class WebHost:
     # -- what a test does with it ---------------------------------------------------------------
 
     def run(
-        self, program: str | Path, *arguments: str, as_json: bool = True, timeout: float = 60, **env: str
+        self,
+        program: str | Path,
+        *arguments: str,
+        as_json: bool = True,
+        timeout: float = 60,
+        as_user: str | None = None,
+        stdin: str | None = None,
+        **env: str,
     ) -> Ran:
         """Run a host program to its end. A name is looked up in the tools directory."""
         argv = [str(self.tools / program), *arguments, *(["--json"] if as_json else [])]
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, **env}
+            argv,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **env},
+            user=as_user,
+            extra_groups=None if as_user is None else [],
         )
         parsed: dict[str, Any] = {}
         if as_json and done.stdout.strip():

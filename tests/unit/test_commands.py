@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from deploytools import commands
+from deploytools import __version__, commands
 from deploytools import plan as plans
 from deploytools.commands import Command, Upload
 from deploytools.plan import Step, Target
@@ -66,6 +66,22 @@ def test_a_value_that_begins_with_a_dash_stays_a_value() -> None:
     (command,) = commands.do(dashed, plans.MAINTENANCE_ON, Progress(), SETTINGS)
     assert isinstance(command, Command)
     assert "--reason=--force" in command.argv
+
+
+def test_a_deploy_is_checked_with_the_way_it_will_start_the_application_but_not_its_secrets() -> None:
+    env = {"PHP_FCGI_CHILDREN": "4", "PASSWORD": "secret"}
+    shop = settings(app={"command": "/usr/bin/php-cgi", "env": env})
+    deploy = plans.rolling_plan(BASE, shop)
+
+    (command,) = commands.do(deploy, plans.PREFLIGHT, Progress(), shop)
+    (hotswap,) = commands.do(replace(deploy, operation="hotswap"), plans.PREFLIGHT, Progress(), shop)
+    assert isinstance(command, Command)
+    assert isinstance(hotswap, Command)
+    assert command.argv == (f"{TOOLS}/doctor", "--expected", "--json")
+    told = json.loads(command.stdin or b"")
+    assert told["version"] == __version__
+    assert told["app"]["env"] == {"PHP_FCGI_CHILDREN": "4"}
+    assert "app" not in json.loads(hotswap.stdin or b""), "the current release's own way counts"
 
 
 def test_staging_uploads_first_and_names_the_digest() -> None:

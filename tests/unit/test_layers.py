@@ -49,7 +49,8 @@ def imports(name: str) -> set[str]:
 
 
 def ours(name: str) -> set[str]:
-    return {module.split(".")[1] for module in imports(name) if module.startswith("deploytools.")} - {name}
+    found = {module.split(".")[1] for module in imports(name) if module.startswith("deploytools.")}
+    return found - {name, "__version__"}
 
 
 @pytest.mark.parametrize("name", sorted(ALLOWED))

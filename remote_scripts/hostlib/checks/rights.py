@@ -1,0 +1,173 @@
+"""Who may do what: directories, what root runs, and sudo."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hostlib.checks.finding import WARNING, Finding, Subject, account, closed_to, judged, me
+from hostlib.program import TOOLS, Config
+
+PRIVILEGED = ("swap", "drain", "verify", "migrate")
+SETUP = "fab setup"
+PATIENCE = 20.0  # seconds for `sudo`, which may look accounts up in a directory
+
+
+def application_account(subject: Subject) -> Iterator[Finding]:
+    name = subject.config.user
+    yield judged(
+        "account",
+        account(name) is not None,
+        f"the application runs as {name}",
+        f"adduser --system --group {name}, or app.user in fabric.yaml and fab setup",
+        bad=f"there is no account {name} to run the application as",
+    )
+
+
+def directories(subject: Subject) -> Iterator[Finding]:
+    """The deploy user's own can be written by it; all others are there."""
+    config = subject.config
+    for path in (config.releases, config.shared, config.state):
+        yield _writable(path)
+    for path in (config.root, config.run, config.log, config.migrations, config.maintenance_dir):
+        yield judged("directories", path.is_dir(), f"{path} is there", SETUP, bad=f"{path} is missing")
+
+
+def _writable(path: Path) -> Finding:
+    if not path.is_dir():
+        return Finding("directories", False, f"{path} is missing", SETUP)
+    found = path.stat()
+    owner = _name(found.st_uid)
+    if os.geteuid() in (0, found.st_uid):
+        writable = bool(found.st_mode & stat.S_IWUSR and found.st_mode & stat.S_IXUSR)
+        bad = f"{owner} can't write {path}, which is its own"
+        return judged("directories", writable, f"{owner} can write {path}", f"chmod u+wx {path}", bad=bad)
+    mine = os.access(path, os.W_OK | os.X_OK)
+    good, bad = f"{me()} can write {path}", f"{me()} can't write {path}, which is {owner}'s"
+    return judged("directories", mine, good, f"{SETUP}, or user: {owner} in fabric.yaml", bad=bad)
+
+
+def trusted(subject: Subject) -> Iterator[Finding]:
+    """What root runs, or where root writes, is nobody else's to change."""
+    config = subject.config
+    if not config.privileged:
+        return
+    places = [config.root, config.run, config.migrations, config.maintenance_dir]
+    bad = []
+    for path in [*places, TOOLS, *TOOLS.glob("*"), *TOOLS.glob("hostlib/**/*")]:
+        if path.exists():  # what is missing is a finding of its own
+            found = path.stat()
+            if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                bad.append((path, f"it is {_name(found.st_uid)}'s, mode {found.st_mode & 0o7777:o}"))
+    for path, why in bad:
+        told = f"others than root can change {path}: {why}"
+        yield Finding("trust", False, told, f"chown root: {path} && chmod go-w {path}")
+    if not bad:
+        yield Finding("trust", True, "only root can change what root runs")
+
+
+def ways(subject: Subject) -> Iterator[Finding]:
+    """The application's account gets to its release, what is shared and its socket."""
+    config, who = subject.config, account(subject.config.user)
+    if who is None or (not config.privileged and os.geteuid() != 0):
+        return
+    for path in (config.releases, config.shared, config.run):
+        if not path.exists():
+            continue
+        closed = closed_to(who, path / "x")
+        yield judged(
+            "directories",
+            closed is None,
+            f"{config.user} gets to {path}",
+            f"chmod o+x {closed}",
+            bad=f"{config.user}, which the application runs as, can't enter {closed} on the way to {path}",
+        )
+
+
+def sudo(subject: Subject) -> Iterator[Finding]:
+    """The deploy user may run what needs root, without a password and without a terminal.
+
+    Each program is really run, but only to tell its options: what `sudo -l` shows may still take a password.
+    """
+    config = subject.config
+    if not config.privileged or os.geteuid() == 0:
+        return
+    if shutil.which("sudo") is None:
+        yield Finding("sudo", False, "sudo is not installed", "apt install sudo, then fab setup")
+        return
+    programs = [*(TOOLS / name for name in PRIVILEGED), *_switch(config)]
+    with ThreadPoolExecutor(len(programs)) as pool:
+        told = dict(zip(programs, pool.map(_refused, programs)))  # noqa: B905 - not in Python 3.9
+    refused = {program: said for program, said in told.items() if said}
+    names = ", ".join(map(str, refused))
+    whys = list(dict.fromkeys(refused.values()))
+    yield judged(
+        "sudo",
+        not refused,
+        f"{me()} may run what needs root",
+        _remedy(config, whys),
+        bad=f"sudo -n doesn't let {me()} run {names}: {'; '.join(whys)}",
+    )
+
+
+def becoming_root(_: Subject) -> Iterator[Finding]:
+    """Before set-up: whether the deploy user could do it."""
+    if os.geteuid() == 0:
+        return
+    if shutil.which("sudo") is None:
+        yield Finding("sudo", False, "sudo is not installed", "apt install sudo")
+        return
+    said = _refused(Path("/bin/true"))
+    yield judged(
+        "sudo",
+        said is None,
+        f"{me()} may become root",
+        "fab setup --as-user root, or as another account that may become root without a password",
+        bad=f"{me()} can't set this host up: {said}",
+        level=WARNING,
+    )
+
+
+def _switch(config: Config) -> list[Path]:
+    return [config.maintenance_dir / name for name in ("down", "up")]
+
+
+def _refused(program: Path) -> str | None:
+    """Why `sudo -n` doesn't run it, in sudo's words; None where it does."""
+    try:
+        ran = subprocess.run(
+            ["sudo", "-n", str(program), "--help"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer in {PATIENCE:.0f} s"
+    if ran.returncode == 0:
+        return None
+    lines = [line.removeprefix("sudo: ") for line in ran.stderr.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {ran.returncode}"
+
+
+def _remedy(config: Config, whys: list[str]) -> str:
+    if any("must have a tty" in why for why in whys):
+        line = f"Defaults:{me()} !requiretty"
+        return f"echo '{line}' > /etc/sudoers.d/zz-deploytools && chmod 440 /etc/sudoers.d/zz-deploytools"
+    file = f"/etc/sudoers.d/deploytools-{config.application}"
+    return f"fab setup --as-user root, which writes {file}"
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
