@@ -1,6 +1,7 @@
 # make demo    a whole downtime window and hot swaps on a local web host, measured
 #              (ports taken? make demo DEMO="--http-port 8081 --ssh-port 2223")
 # make fleet   real Debian hosts on this machine, to play with (make fleet HOSTS=3 SUITE=trixie); needs root
+# make measure figures: maint-down on 10 hosts beside other tools (make measure MEASURE="flips --help"); needs root
 # make test    lint, types and the whole test suite
 # make lock    renew requirements.txt from pyproject.toml
 # make wheel   what `pip install` installs elsewhere
@@ -11,7 +12,7 @@ PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fleet test check lock wheel clean
+.PHONY: demo fleet measure test check lock wheel clean
 
 demo: sandbox-packages $(VENV)/ready
 	@$(BIN)/python -m deploytools.sandbox.demo $(DEMO)
@@ -20,6 +21,10 @@ HOSTS ?= 3
 SUITE ?= bookworm
 fleet: fleet-packages $(VENV)/ready
 	@$(BIN)/python -m tests.fleet up $(HOSTS) --suite $(SUITE)
+
+MEASURE ?= switch --hosts 10
+measure: test-packages $(VENV)/ready
+	@$(BIN)/python -m tests.measure.$(MEASURE)
 
 test: test-packages $(VENV)/ready check
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.fleet images
