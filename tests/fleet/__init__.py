@@ -30,7 +30,9 @@ What there is:
     host.read(path), host.write(path, text, mode=, owner=), host.exists(path), host.pids("lighttpd")
     host.get("/path", headers=), host.request("POST", ...)               HTTP from this machine, as a visitor
     host.stop(), host.boot(), host.reboot(), host.power_off(), host.is_running, host.memory
-    host.link_down(), host.link_up(), host.kill("sshd"), host.small_disk("/etc/lighttpd", free=4096)
+    host.link_down(), host.link_up(), host.delay(100), host.kill("sshd"), host.kill("lighttpd")
+    host.fill_disk(free=4096), host.free_disk(), host.small_disk("/etc/lighttpd", free=4096, inodes=0)
+    host.power_off_before(argv, "rename")              the plug pulled right before that system call
 
 The operator logs in as `deploy` (password `*`, no rights) or as root, with one key, and trusts every host's
 own host key. Nothing of a fleet is left, whatever dies: see tests/fleet/keeper.py.

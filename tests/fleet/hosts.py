@@ -1,11 +1,16 @@
-"""One Debian host of a fleet: what happens to real machines, as one-liners.
+"""One Debian host of a fleet, and what happens to real machines as one-liners.
 
-host.run(["systemctl", "is-active", "lighttpd"])     as root, not over ssh
-host.reboot()                                        through systemd; returns when it is reachable again
-host.power_off(); host.boot()                        the plug pulled: what was on its disk is on its disk
-host.link_down(); host.link_up()                     the network cable
-host.kill("sshd")                                    as a crash would; systemd starts it again
-host.small_disk("/srv", free=4096)                   4 KiB left there, really
+    host.run(["systemctl", "is-active", "lighttpd"])     as root, not over ssh
+    host.reboot()                                        through systemd; returns when it is reachable again
+    host.power_off(); host.boot()                        the plug pulled: what was on its disk is on its disk
+    host.link_down(); host.link_up()                     the network cable
+    host.delay(100)                                      every round trip takes 100 ms longer
+    host.kill("sshd")                                    as a crash would; systemd starts it again
+    host.fill_disk(free=4096); host.free_disk()          4 KiB left, really
+    host.small_disk("/srv", free=4096)                   the same on a disk of its own for /srv
+    host.power_off_before(["mv", "a", "b"], "rename")    the plug pulled right before that system call
+
+Whatever is done to it, the host is reached from behind, through its namespaces.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import http.client
 import shlex
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +31,9 @@ from tests.support.webhost import Reply, read_reply
 
 # $1: the host's directory in the holder's namespaces, $2: its name there, $3: its address, $4: the images.
 UNPACK = f"""
-mkdir -p "$1/changes" "$1/work" "$1/root"
+mkdir "$1"
+mount -t tmpfs -o mode=755 "$2" "$1"
+mkdir "$1/changes" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=$4,upperdir=$1/changes,workdir=$1/work" overlay "$1/root"
 set -- "$1/net" "$2" "$3"
 {network.PLUG}"""
@@ -38,7 +46,16 @@ NSPAWN = [
 ]
 # nspawn ends with 133 where the host wants to be booted again.
 BOOTS = 'while code=0; "$@" || code=$?; [ "$code" = 133 ]; do :; done; exit "$code"'
+# $1: where a tmpfs is mounted, $2, $3: how many bytes and inodes it has left, or nothing for plenty.
+RESIZE = """
+size=75% inodes=1000000
+[ -z "$2" ] || size=$(($(stat -f -c '(%b - %f) * %S' "$1") + $2))
+[ -z "$3" ] || inodes=$(($(stat -f -c '%c - %d' "$1") + $3))
+mount -o "remount,size=$size,nr_inodes=$inodes" "$1"
+"""
 NAMESPACES = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
+SLOW_CABLE = Path(__file__).with_name("slowcable.py")
+TRACE = "/run/fleet.strace"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -60,6 +77,7 @@ class Host:
         self._place, self._holder, self._images = place, holder, images
         self._inside = INSIDE / name
         self._nspawn: subprocess.Popen[bytes] | None = None
+        self._cable: subprocess.Popen[str] | None = None
 
     def __repr__(self) -> str:
         return f"<Host {self.name} {self.address} {self.suite}>"
@@ -264,25 +282,70 @@ class Host:
         """Put the network cable back."""
         self._ip("link", "set", "eth0", "up")
 
-    def small_disk(self, path: str, *, free: int) -> None:
-        """Give a directory a disk of its own, with its content and `free` bytes left (whole pages of 4096).
+    def delay(self, milliseconds: float) -> None:
+        """Let every round trip over its cable take so much longer; 0 is the quick cable again."""
+        if self._cable is not None:
+            self._cable.communicate()  # the end of its standard input
+            self._cable = None
+        if milliseconds:
+            argv = [sys.executable, str(SLOW_CABLE), self.name, str(milliseconds / 2000)]
+            self._cable = subprocess.Popen(
+                inside(self._holder, *argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            assert self._cable.stdout is not None
+            assert self._cable.stdout.readline() == "in place\n"
+
+    def fill_disk(self, *, free: int = 0, inodes: int | None = None) -> None:
+        """Leave `free` bytes on its disk (whole pages of 4096), and `inodes` more files, until `free_disk`.
+
+        A boot changes nothing about it. /run and /dev are no disks.
+        """
+        self._in_fleet("sh", "-euc", RESIZE, "sh", str(self._inside), str(free), _or_nothing(inodes))
+
+    def free_disk(self) -> None:
+        """Plenty of space again."""
+        self._in_fleet("sh", "-euc", RESIZE, "sh", str(self._inside), "", "")
+
+    def small_disk(self, path: str, *, free: int = 0, inodes: int | None = None) -> None:
+        """Give a directory a disk of its own, with its content and so much left; see `fill_disk`.
 
         It takes the place of an earlier one. Gone after a boot, with all that was written to it.
         """
-        script = """
+        script = f"""
+        resize() {{ {RESIZE} }}
         umount "$1" 2>/dev/null || true
         disk=$(mktemp -d)
         mount -t tmpfs -o mode=755 small "$disk"
         chown --reference="$1" "$disk"
         chmod --reference="$1" "$disk"
         cp -a "$1/." "$disk"
-        used=$(($(stat -f -c '(%b - %f) * %S' "$disk")))
-        mount -o "remount,size=$((used + $2))" "$disk"
+        resize "$disk" "$2" "$3"
         mount --bind "$disk" "$1"
         umount "$disk"
         rmdir "$disk"
         """
-        self.run(["sh", "-euc", script, "sh", path, str(free)])
+        self.run(["sh", "-euc", script, "sh", path, str(free), _or_nothing(inodes)])
+
+    def power_off_before(
+        self, argv: Sequence[str], calls: str = "rename,renameat,renameat2", nth: int = 1, user: str = "root"
+    ) -> bool:
+        """Run a command, and pull the plug right before one of its processes makes its nth such system call.
+
+        What was written before is on the disk, synced or not: in that a real disk is worse. Returns False,
+        with the host running, where the command ended without making so many.
+        """
+        self.run(["rm", "-f", TRACE])
+        stop = f"inject={calls}:error=EINTR:signal=SIGSTOP:when={nth}"
+        command = ["strace", "-f", "-qq", "-o", TRACE, "-e", f"trace={calls}", "-e", stop, "--", *argv]
+        process = self.start(command, user=user)
+        reached = False
+        while not reached and process.poll() is None:
+            reached = "--- stopped by SIGSTOP ---" in self.run(["cat", TRACE], check=False).stdout
+            time.sleep(0.01)
+        if reached:
+            self.power_off()
+        process.communicate()
+        return reached
 
     # -- how ------------------------------------------------------------------------------------
 
@@ -328,6 +391,10 @@ def wait_until(condition: Callable[[], object], what: Callable[[], str], seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what()}"
         time.sleep(0.02)
+
+
+def _or_nothing(number: int | None) -> str:
+    return "" if number is None else str(number)
 
 
 def _is_init(pid: int) -> bool:

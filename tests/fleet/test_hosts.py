@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import socket
 import subprocess
+import time
 
 import pytest
 
@@ -137,5 +140,58 @@ def test_a_small_disk_has_what_was_there_and_is_full_where_it_says(host: Host) -
     assert "No space left on device" in full.stderr
     host.small_disk("/srv/app", free=4096)
     host.write("/srv/app/too-much", "more")
+    host.small_disk("/srv/app", free=1 << 20, inodes=1)
+    assert "No space left" in host.run("touch /srv/app/one /srv/app/two", check=False).stderr
+    assert host.exists("/srv/app/one")
     host.run(["umount", "/srv/app"])
     assert not host.exists("/srv/app/fits"), "it was on the small disk"
+
+
+def test_a_full_disk_is_full_everywhere_and_stays_so_over_a_boot(host: Host) -> None:
+    host.run("dd if=/dev/zero of=/var/big bs=1M count=3 2>/dev/null")
+    host.fill_disk(free=8192)
+    try:
+        host.write("/srv/fits", "x" * 8192)
+        for path in ("/etc", "/home/deploy", "/srv"):
+            done = host.run(["cp", "/etc/passwd", f"{path}/too-much"], check=False)
+            assert "No space left on device" in done.stderr
+        host.power_off()
+        host.boot()
+        assert "No space left" in host.run(["cp", "/etc/passwd", "/srv/too-much"], check=False).stderr
+        host.run(["rm", "/var/big"])
+        host.run(["cp", "/etc/passwd", "/srv/fits-now"])
+        host.fill_disk(free=1 << 20, inodes=0)
+        assert "No space left" in host.run(["touch", "/srv/no-inode"], check=False).stderr
+    finally:
+        host.free_disk()
+    host.run(["cp", "/etc/passwd", "/srv/too-much"])
+    host.run("rm -f /srv/* /etc/too-much /home/deploy/too-much; touch /srv/one-inode")
+
+
+def test_a_slow_cable_makes_every_round_trip_longer_and_loses_nothing(host: Host) -> None:
+    host.run("dd if=/dev/urandom of=/var/www/html/big bs=1M count=2 2>/dev/null")
+    expected = host.run(["sha256sum", "/var/www/html/big"]).stdout.split()[0]
+
+    def connecting() -> float:
+        started = time.monotonic()
+        socket.create_connection((host.address, 80), 20).close()
+        return time.monotonic() - started
+
+    host.delay(120)
+    try:
+        assert min(connecting() for _ in range(3)) >= 0.12
+        assert hashlib.sha256(host.get("/big").body).hexdigest() == expected
+    finally:
+        host.delay(0)
+    wait_until(lambda: connecting() < 0.12, lambda: "the quick cable")
+
+
+def test_the_plug_is_pulled_right_before_a_rename_and_not_without_one(host: Host) -> None:
+    script = "import os; open('/srv/new', 'w').write('new'); os.rename('/srv/new', '/srv/file')"
+    host.write("/srv/file", "old")
+    assert host.power_off_before(["python3", "-c", script])
+    assert not host.is_running
+    host.boot()
+    assert (host.read("/srv/new"), host.read("/srv/file")) == ("new", "old")
+    assert not host.power_off_before(["python3", "-c", script], nth=2)
+    assert host.read("/srv/file") == "new"
