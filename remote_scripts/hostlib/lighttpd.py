@@ -169,8 +169,9 @@ def _words(ran: subprocess.CompletedProcess[str]) -> str:
 
 # -- what `lighttpd -p` prints --------------------------------------------------------------------
 
+# Debian 13's 1.4.79 prints an "if" that Debian 12's 1.4.69 doesn't.
 _HEADER = re.compile(
-    r'(?P<otherwise>else )?\$(?P<area>\w+)\["(?P<about>[^"]+)"\] (?P<operator>==|!=|=~|!~|=\^|=\$)'
+    r'(?P<otherwise>else )?(?:if )?\$(?P<area>\w+)\["(?P<about>[^"]+)"\] (?P<operator>==|!=|=~|!~|=\^|=\$)'
     r' "(?P<value>.*)" \{'
 )
 _SETTING = re.compile(r"([\w.-]+)\s+= (.*)")
@@ -201,10 +202,12 @@ def parse(printed: str) -> Iterator[Block]:
             depth.pop()
             before.pop()
         elif setting := _SETTING.fullmatch(text):
-            value = setting[2]
-            while _open(value):
-                value += " " + next(lines).strip()
-            depth[-1].settings[setting[1]] = _value(value)
+            value = [setting[2]]
+            unclosed = _unclosed(value[0])
+            while unclosed > 0:  # Debian's mimetype.assign has 1,500 lines
+                value.append(next(lines).strip())
+                unclosed += _unclosed(value[-1])
+            depth[-1].settings[setting[1]] = _value(" ".join(value))
     yield from blocks
 
 
@@ -215,10 +218,10 @@ def _condition(header: re.Match[str]) -> Condition:
     return Condition(about, header["operator"], header["value"])
 
 
-def _open(text: str) -> bool:
-    """True while a parenthesis of `text` isn't closed."""
+def _unclosed(text: str) -> int:
+    """How many more parentheses `text` opens than it closes."""
     marks = [match[4] for match in _TOKEN.finditer(text)]
-    return marks.count("(") > marks.count(")")
+    return marks.count("(") - marks.count(")")
 
 
 def _value(text: str) -> Value:

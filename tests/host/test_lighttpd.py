@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,14 @@ def test_values_of_every_kind_are_read(configuration: Configuration) -> None:
     }
     assert configuration.server("server.stat-cache-engine") == "simple", "which is lighttpd's default"
     assert configuration.server("no.such-key") is None
+
+
+def test_a_newer_lighttpd_s_if_makes_no_difference(tmp_path: Path) -> None:
+    (tmp_path / "lighttpd.conf").write_text(TEXT)
+    printed = subprocess.check_output([LIGHTTPD, "-p", "-f", str(tmp_path / "lighttpd.conf")], text=True)
+    newer = re.sub(r"^(\s+(?:else )?)(\$)", r"\1if \2", printed, flags=re.MULTILINE)
+    assert newer.count(" if $") == 6
+    assert list(lighttpd.parse(newer)) == list(lighttpd.parse(printed))
 
 
 def test_blocks_come_in_order_each_with_all_of_its_conditions(configuration: Configuration) -> None:
