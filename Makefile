@@ -3,6 +3,7 @@
 # make fleet   real Debian hosts on this machine, to play with (make fleet HOSTS=3 SUITE=trixie); needs root
 # make measure figures: maint-down on 10 hosts beside other tools (make measure MEASURE="flips --help"); needs root
 # make test    lint, types and the whole test suite
+# make soak    a million requests while every runtime is swapped without a pause (make soak SOAK="--seed 2")
 # make lock    renew requirements.txt from pyproject.toml
 # make wheel   what `pip install` installs elsewhere
 # make clean   remove everything that the others made
@@ -12,7 +13,7 @@ PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fleet measure test check lock wheel clean
+.PHONY: demo fleet measure soak test check lock wheel clean
 
 demo: sandbox-packages $(VENV)/ready
 	@$(BIN)/python -m deploytools.sandbox.demo $(DEMO)
@@ -29,6 +30,9 @@ measure: test-packages $(VENV)/ready
 test: test-packages $(VENV)/ready check
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.fleet images
 	@$(BIN)/pytest -n 3 --dist loadfile
+
+soak: test-packages $(VENV)/ready
+	@$(BIN)/python -m tests.measure.swaps $(SOAK)
 
 check: $(VENV)/ready
 	@$(BIN)/ruff check .

@@ -33,12 +33,17 @@ Address = tuple[str, int]
 
 
 class Ask(NamedTuple):
-    """A request, and how its answer is told apart: `kind` names its class."""
+    """A request, and how its answer is told apart: `kind` names its class.
+
+    `rests` are the seconds that the application is asked to do nothing before it answers; they don't count
+    as time that the answer took.
+    """
 
     kind: Callable[[Reply], str]
     method: str = "GET"
     path: str = "/"
     body: bytes | None = None
+    rests: float = 0
 
 
 class Clients:
@@ -60,13 +65,14 @@ class Clients:
         asks: Callable[[int], Iterator[Ask]],
         *,
         count: int = 6,
-        seconds: float = 60,
+        seconds: float = 600,
         requests: int = 1_000_000,
         deadline: float = 20,
         interval: float = 0,
     ) -> None:
         self.seen: Counter[str] = Counter()
         self.generations: Counter[str] = Counter()
+        self.first: dict[str, float] = {}  # monotonic time at which each generation was met
         self.details: list[str] = []  # of the requests of an unwanted class
         self.began = array("d")  # monotonic time; of each answered request, in step with `took`
         self.took = array("d")
@@ -98,8 +104,13 @@ class Clients:
         waiting = sum(thread.is_alive() for thread in self._threads)
         assert not waiting, f"{waiting} clients are still waiting for an answer"
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether not all clients have come to their bounds."""
+        return any(thread.is_alive() for thread in self._threads)
+
     def wait(self) -> None:
-        """Return when the clients have come to their bounds."""
+        """Return when all clients have come to their bounds."""
         for thread in self._threads:
             thread.join()
 
@@ -138,8 +149,9 @@ class Clients:
                 self.details.append(f"{ask.method} {ask.path}: {kind}: {detail}")
                 return
             self.generations[generation] += 1
+            self.first.setdefault(generation, ended)
             self.began.append(began)
-            self.took.append(ended - began)
+            self.took.append(ended - began - ask.rests)
 
     def _whole(self, connection: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> bytes:
         """The body; raises IncompleteRead where it was cut, TimeoutError where it isn't there in time."""
@@ -218,7 +230,7 @@ class Visitors(Clients):
 def visits(number: int, script: str) -> Iterable[Ask]:
     """What the visitor `number` sends, over and over."""
     if number % 3 == 2:
-        return [Ask(answered(None), "GET", script + "/slow?0.2")]
+        return [Ask(answered(None), "GET", script + "/slow?0.2", rests=0.2)]
     body = hashlib.sha256(bytes([number])).digest() * 1000
     return [
         Ask(answered(None), "GET", script + "/"),

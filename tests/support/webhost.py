@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,10 +268,14 @@ class WebHost:
         timeout: float = 60,
         as_user: str | None = None,
         stdin: str | None = None,
+        under: Sequence[str] = (),
         **env: str,
     ) -> Ran:
-        """Run a host program to its end. A name is looked up in the tools directory."""
-        argv = [str(self.tools / program), *arguments, *(["--json"] if as_json else [])]
+        """Run a host program to its end, or a program `under` which it runs, such as strace.
+
+        A name is looked up in the tools directory.
+        """
+        argv = [*under, str(self.tools / program), *arguments, *(["--json"] if as_json else [])]
         done = subprocess.run(
             argv,
             input=stdin,

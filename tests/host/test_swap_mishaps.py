@@ -1,0 +1,323 @@
+"""What can go wrong in and around a swap, each time with visitors on the site.
+
+Afterwards it is clear which generation serves, nobody lost a request that could be saved, no process
+or socket is left over, and the message says what happened. A new generation that isn't ready, and two
+swaps at once by the same hand, are in test_swap.py.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hostlib import unixsockets
+
+from tests.support.runtimes import RUNTIMES, STREAMED
+from tests.support.swapsite import Site, Visitors
+from tests.support.webhost import Reply
+from tests.support.webhost import wait_until as wait_up_to
+
+pytestmark = pytest.mark.timeout(600)  # a busy machine is no failure
+
+# lighttpd hands requests and answers on while they still come in; by default it collects them first.
+STREAMING = "server.stream-request-body = 2\nserver.stream-response-body = 2"
+
+
+@pytest.fixture
+def make_site() -> Iterator[Callable[..., Site]]:
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Site:
+            return stack.enter_context(Site(**options))
+
+        yield make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()
+
+
+@pytest.fixture
+def in_background() -> Iterator[Callable[..., Future[Any]]]:
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit
+
+
+def wait_until(condition: Callable[[], object], *, what: str = "condition") -> None:
+    """With patience: what these tests wait for takes as long as a busy machine wants."""
+    wait_up_to(condition, timeout=60, what=what)
+
+
+class Held:
+    """A request that the application works on until it is released."""
+
+    def __init__(self, site: Site, in_background: Callable[..., Future[Any]]) -> None:
+        self._file = site.host.base / "released"
+        began = site.log().count("until begins")
+        self._answer = in_background(site.get, f"/until?{self._file}", timeout=60)
+        wait_until(lambda: site.log().count("until begins") > began)
+
+    def release(self) -> Reply:
+        self._file.touch()
+        return self._answer.result()  # type: ignore[no-any-return]
+
+
+def wait_for_the_flip(site: Site, generation: int) -> None:
+    """Until the barrier is behind it, too: the one before is on record as one that drains."""
+    wait_until(lambda: [record.state for record in site.records()] == ["draining", "serving"])
+    assert site.serving().generation == generation
+
+
+# -- the old generation --------------------------------------------------------------------------------
+
+
+def test_a_long_request_in_the_old_one_holds_up_its_end_and_nothing_else(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first(drain_timeout=60)
+    held = Held(site, in_background)
+
+    with Visitors(site, count=3) as visitors:
+        swap = in_background(site.swap)
+        wait_for_the_flip(site, 2)
+        wait_until(lambda: visitors.generations["2"] > 100)
+        assert not swap.done()
+        answer = held.release()
+        ran = swap.result()
+
+    assert (answer.status, answer.headers["x-generation"]) == (200, "1")
+    assert (ran.code, ran.json["stopped"]) == (0, [1])
+    assert visitors.lost == []
+    site.assert_only(site.serving())
+
+
+def test_an_old_one_that_ignores_sigterm_is_ended_once_nobody_is_in_it(site: Site) -> None:
+    shorten(site, "direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 0.3")
+    site.first(env={"IGNORE_TERM": "1"})
+    with Visitors(site, count=3) as visitors:
+        ran = site.swap()
+    assert (ran.code, ran.json["stopped"]) == (0, [1])
+    assert visitors.lost == []
+    site.assert_only(site.serving())
+
+
+def test_an_old_one_that_is_stopped_keeps_its_requests_until_it_goes_on(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first(drain_timeout=0.2)
+    old = site.processes()
+    for pid in old:
+        os.kill(pid, signal.SIGSTOP)
+    waiting = [in_background(site.get, timeout=60) for _ in range(3)]
+    wait_until(lambda: unixsockets.connections(site.serving().socket).queued == 3)
+
+    ran = site.swap()
+
+    assert ran.code == 7
+    assert ran.error["what"] == "not stopped: generation 1 (3 connections; not done within 0.2 s)"
+    assert ran.error["state"].startswith("generation 2 (release r1) serves")
+    with Visitors(site, count=3) as visitors:
+        wait_until(lambda: visitors.generations["2"] > 100)
+        for pid in old:
+            os.kill(pid, signal.SIGCONT)
+        assert [answer.result().headers["x-generation"] for answer in waiting] == ["1", "1", "1"]
+        assert site.swap("--reap").json["stopped"] == [1]
+    assert visitors.lost == []
+    site.assert_only(site.serving())
+
+
+def test_an_old_one_that_is_stopped_and_idle_is_ended(site: Site) -> None:
+    shorten(site, "direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 0.3")
+    site.first()
+    for pid in site.processes():
+        os.kill(pid, signal.SIGSTOP)
+    ran = site.swap()
+    assert (ran.code, ran.json["stopped"]) == (0, [1])
+    site.assert_only(site.serving())
+
+
+@pytest.mark.parametrize("extra", ["", STREAMING], ids=["collected", "streamed"])
+def test_a_download_from_the_old_one_is_whole(
+    make_site: Callable[..., Site], in_background: Callable[..., Future[Any]], extra: str
+) -> None:
+    site = make_site(extra=extra)
+    old = site.first()
+    go_on = site.host.base / "released"
+    download = in_background(site.get, f"/stream?{go_on}", timeout=60)
+    wait_until(lambda: unixsockets.connections(old.socket).accepted == 1)
+
+    with Visitors(site, count=3) as visitors:
+        swap = in_background(site.swap)
+        wait_for_the_flip(site, 2)
+        go_on.touch()
+        answer = download.result()
+        assert swap.result().code == 0
+
+    assert (answer.status, answer.headers["x-generation"]) == (200, "1")
+    assert answer.body == b"x" * STREAMED
+    assert visitors.lost == []
+    site.assert_only(site.serving())
+
+
+@pytest.mark.parametrize(
+    ("extra", "answered_by"), [("", "2"), (STREAMING, "1")], ids=["collected", "streamed"]
+)
+def test_an_upload_that_began_before_the_swap_arrives_whole(
+    make_site: Callable[..., Site], in_background: Callable[..., Future[Any]], extra: str, answered_by: str
+) -> None:
+    """lighttpd connects to the application when it has all of it, or the first part."""
+    site = make_site(extra=extra)
+    old = site.first()
+    body = os.urandom(500_000)
+    visitor = http.client.HTTPConnection(*site.address, timeout=60)
+    visitor.putrequest("POST", "/echo")
+    visitor.putheader("Content-Length", str(2 * len(body)))
+    visitor.endheaders(body)
+    if extra:
+        wait_until(lambda: unixsockets.connections(old.socket).accepted == 1)
+
+    with Visitors(site, count=3) as visitors:
+        swap = in_background(site.swap)
+        if extra:
+            wait_for_the_flip(site, 2)
+            assert not swap.done()
+        else:
+            assert swap.result().code == 0
+        visitor.send(body)
+        answer = visitor.getresponse()
+        assert (answer.status, answer.headers["X-Generation"]) == (200, answered_by)
+        assert answer.read() == body + body
+        visitor.close()
+        assert swap.result().code == 0
+
+    assert visitors.lost == []
+    site.assert_only(site.serving())
+
+
+def test_a_visitor_who_leaves_in_the_middle_of_a_download_holds_nobody_up(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(extra=STREAMING)
+    old = site.first()
+    go_on = site.host.base / "released"
+    visitor = socket.create_connection(site.address)
+    visitor.sendall(f"GET /stream?{go_on} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    visitor.recv(100)
+    visitor.close()
+    go_on.touch()
+    wait_until(lambda: unixsockets.connections(old.socket).total == 0, what="the application notices")
+
+    assert site.swap().code == 0
+    site.assert_only(site.serving())
+
+
+def test_what_waits_in_a_full_queue_is_answered_by_the_old_one_and_the_new_one_has_room(
+    make_site: Callable[..., Site], in_background: Callable[..., Future[Any]]
+) -> None:
+    """One php-cgi with a queue of two; what lighttpd can't even queue it answers with 500 by itself."""
+    site = make_site(runtime=RUNTIMES["php-cgi"])
+    narrow = {"PHP_FCGI_CHILDREN": "0", "PHP_FCGI_BACKLOG": "1"}
+    old = site.first(listen="path", env=narrow, drain_timeout=60)
+    site.release("wide")
+    go_on = site.host.base / "released"
+    held = [in_background(site.get, f"/until?{go_on}", timeout=60) for _ in range(8)]
+    wait_until(lambda: unixsockets.connections(old.socket).queued == 2, what="the queue is full")
+    wait_until(lambda: sum(one.done() for one in held) == 5, what="the others are turned away")
+    assert {one.result().status for one in held if one.done()} == {500}
+
+    swap = in_background(site.swap, "--release", "wide")
+    wait_for_the_flip(site, 2)
+    with Visitors(site, count=6) as visitors:
+        wait_until(lambda: visitors.generations["2"] > 100)
+        go_on.touch()
+        answers = [one.result() for one in held]
+        assert swap.result().code == 0
+
+    assert sorted(answer.headers.get("x-generation", "") for answer in answers) == [""] * 5 + ["1"] * 3
+    assert visitors.lost == []
+    site.assert_only(site.serving())
+
+
+# -- several swaps ---------------------------------------------------------------------------------------
+
+
+def test_of_many_swaps_at_once_one_at_a_time_is_carried_out_and_the_others_are_sent_away(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first()
+    with Visitors(site, count=3) as visitors:
+        ran = [swap.result() for swap in [in_background(site.swap) for _ in range(6)]]
+    done = [one.json["generation"] for one in ran if one.code == 0]
+    refused = [one for one in ran if one.code == 5]
+    assert len(done) + len(refused) == 6
+    assert len(refused) > 0
+    assert {one.error["state"] for one in refused} == {"this one changed nothing"}
+    assert sorted(done) == list(range(2, 2 + len(done)))
+    assert visitors.lost == []
+    assert site.generation() == max(done)
+    site.assert_only(site.serving())
+
+
+# -- what lies around --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [None, "app.99.sock", "nonsense"])
+def test_a_link_that_is_missing_or_leads_nowhere_is_put_right_by_a_swap(
+    site: Site, target: str | None
+) -> None:
+    site.first()
+    link = site.host.run_dir / "app.sock"
+    link.unlink()
+    if target:
+        link.symlink_to(target)
+    assert site.host.get("/").status == 503
+
+    ran = site.swap()
+
+    assert (ran.code, ran.json["stopped"]) == (0, [1])
+    with Visitors(site, count=2) as visitors:
+        wait_until(lambda: visitors.answered > 50)
+    assert visitors.lost == []
+    assert site.generation() == ran.json["generation"]
+    site.assert_only(site.serving())
+
+
+@pytest.mark.parametrize("target", [None, "releases/gone"])
+def test_without_a_current_release_it_says_which_one_to_name(site: Site, target: str | None) -> None:
+    old = site.first()
+    (site.root / "current").unlink()
+    if target:
+        (site.root / "current").symlink_to(target)
+
+    with Visitors(site, count=2) as visitors:
+        ran = site.swap()
+        assert ran.code == 2
+        assert str(site.root) in ran.error["what"]
+        assert ran.error["state"] == "nothing was changed"
+        site_is_as_before(site, old.generation)
+        assert site.swap("--release", "r1").code == 0
+
+    assert visitors.lost == []
+    site.assert_only(site.serving())
+
+
+def site_is_as_before(site: Site, generation: int) -> None:
+    assert site.serving().generation == generation
+    assert site.generation() == generation
+    assert site.applications() == {site.serving().pid}
+
+
+def shorten(site: Site, module: str, line: str, shorter: str) -> None:
+    """Let the host programs of this site wait for less than on a real host."""
+    path = site.host.tools / "hostlib" / module
+    text = path.read_text()
+    assert line in text
+    path.write_text(text.replace(line, shorter))
