@@ -105,20 +105,20 @@ def ready(suite: str, packages: Sequence[str] = ()) -> list[Image]:
     Raises CalledProcessError where Debian's archive can't be reached or has no such package; what apt said
     stands on stderr.
     """
-    with _alone():
+    with alone():
         recipe = {"suite": suite, "packages": PACKAGES, "finish": FINISH}
-        base = _cached(f"{suite}-base", recipe, lambda place: _make_base(suite, place))
+        base = cached(f"{suite}-base", recipe, lambda place: _make_base(suite, place))
         extra = sorted(set(packages) - set(PACKAGES))
         if not extra:
             return [base]
         recipe = {"base": base.directory.name, "packages": extra, "steps": LAYER}
         make = partial(_make_layer, base, extra)
-        return [_cached(f"{suite}-layer", recipe, make), base]
+        return [cached(f"{suite}-layer", recipe, make), base]
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One process at a time looks for images, makes and removes them."""
+def alone() -> Iterator[None]:
+    """One process at a time looks for images, makes them, and removes the old ones."""
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -128,17 +128,26 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _cached(kind: str, recipe: Mapping[str, object], make: Callable[[Path], None]) -> Image:
+def cached(kind: str, recipe: Mapping[str, object], make: Callable[[Path], None]) -> Image:
+    """The image of this recipe. Where there is none, `make` gets a directory and fills `tree` in it.
+
+    Only for who is `alone`.
+    """
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     fresh = [path for path in cache().glob(f"{kind}-{digest}-*") if not _too_old(path)]
     if not fresh:
         print(f"making {kind} in {cache()}: about a minute", file=sys.stderr)
         temporary = Path(tempfile.mkdtemp(prefix="making-", dir=cache()))
-        (temporary / "recipe.json").write_text(json.dumps(recipe, indent=2))
-        (temporary / "tree").mkdir()
-        make(temporary)
-        fresh = [cache() / f"{kind}-{digest}-{int(time.time())}"]
-        temporary.rename(fresh[0])
+        temporary.chmod(0o755)
+        try:
+            (temporary / "recipe.json").write_text(json.dumps(recipe, indent=2))
+            (temporary / "tree").mkdir()
+            make(temporary)
+            fresh = [cache() / f"{kind}-{digest}-{int(time.time())}"]
+            temporary.rename(fresh[0])
+        except BaseException:
+            shutil.rmtree(temporary)
+            raise
     descriptor = os.open(fresh[0], os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return Image(fresh[0], descriptor)
