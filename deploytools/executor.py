@@ -111,6 +111,11 @@ def require_once(c: Context) -> None:
         )
 
 
+def runs_once(c: Context) -> bool:
+    """Whether fabric.yaml names OnceExecutor."""
+    return SESSION in c.config
+
+
 def choose_environment(c: Context, name: str) -> None:
     """Pick an environment for the rest of the session; raises SettingsError for an unknown one."""
     from deploytools import settings

@@ -334,7 +334,12 @@ def _as_user(host: Host, user: str) -> Host:
         raise UsageError(f"{user!r} is no account's name", where="--as-user") from None
 
 
+def journals() -> Path:
+    """Where the laptop's copies of journals are."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "deploytools" / "journal"
+
+
 def _mirror(run_id: str) -> Path:
     """The laptop's copy of a run's journal."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "deploytools" / "journal" / f"{run_id}.jsonl"
+    return journals() / f"{run_id}.jsonl"

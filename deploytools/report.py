@@ -103,56 +103,15 @@ def described(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def status_text(
-    application: str,
-    statuses: Mapping[str, Mapping[str, Any]],
-    lock: Mapping[str, Any] | None,
-    silent: Sequence[str] = (),
-) -> str:
-    """Where every host stands, which don't answer, and who holds the lock."""
-    rows: list[dict[str, Any]] = []
-    for host, status in statuses.items():
-        serving, maintenance = status.get("serving") or {}, status.get("maintenance") or {}
-        rows.append(
-            {
-                "host": host,
-                "site": _site(status),
-                "release": status.get("release"),
-                "generation": serving.get("generation"),
-                "pid": serving.get("pid") if serving.get("alive") else None,
-                "age": _age(serving.get("age")) if serving.get("alive") else None,
-                "toolkit": status.get("toolkit"),
-            }
-        )
-    rows += [{"host": host, "site": "no answer"} for host in silent]
-    lines = [application, table(rows, ["host", "site", "release", "generation", "pid", "age", "toolkit"])]
-    for host, status in statuses.items():
-        maintenance = status.get("maintenance") or {}
-        if maintenance.get("state") == "down":
-            told = [
-                f"{key} {maintenance[key]}"
-                for key in ("since", "by", "until", "run_id")
-                if maintenance.get(key)
-            ]
-            if maintenance.get("reason"):
-                told.append(f"why: {maintenance['reason']}")
-            lines.append(f"{host} is in maintenance: {', '.join(told)}")
-    if lock:
-        lines.append(
-            f"locked by {lock['by']} on {lock['laptop']} since {lock['since']}:"
-            f" {lock['operation']}, run {lock['run_id']}"
-        )
-        lines.append("  if that run is not at work any more: fab deploy --resume, or fab deploy --abort")
-    return "\n".join(lines)
-
-
-def _site(status: Mapping[str, Any]) -> str:
-    """What visitors of a host get: the maintenance page, the application, or an error."""
-    if (status.get("maintenance") or {}).get("state") == "down":
-        return "maintenance"
-    if not status.get("release"):
-        return "nothing deployed"
-    return "up" if (status.get("serving") or {}).get("alive") else "not running"
+def past(journals: Mapping[str, Sequence[Record]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Given the records of runs by id, return the runs as `described`; and by id why some can't be."""
+    runs, bad = [], {}
+    for run_id, records in journals.items():
+        try:
+            runs.append(described(records))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            bad[run_id] = f"it is no journal of ours: {error!r}"
+    return runs, bad
 
 
 def setup_text(host: str, changes: Sequence[Mapping[str, str]], tools_dir: str, *, diffs: bool) -> str:
@@ -206,15 +165,6 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 def when(seconds: float) -> str:
     """Seconds since the epoch in the reader's own time zone."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _age(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _seconds(value: float | None) -> str | None:

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploytools import commands
+from deploytools import __version__, commands
 from deploytools.commands import Command
 from deploytools.engine import run
 from deploytools.errors import DeployError, LockHeld, OperationFailed, Unreachable, UsageError
-from deploytools.fleet import Fleet, Ok, Unreached
+from deploytools.fleet import Fleet, Ok, Outcome, Unreached
+from deploytools.hostnames import names
 from deploytools.journal import Record
+from deploytools.remote import Remote
 from deploytools.settings import Settings
 
 Status = Mapping[str, Any]
@@ -35,9 +37,29 @@ def each(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Silence]]:
     """Run a host program that changes only what it is asked to; return results and silences by host."""
     command = Command(commands.program(settings, name, *arguments))
+    return _answers(fleet.map(lambda remote: run(remote, command), hosts=hosts))
+
+
+def statuses(fleet: Fleet, settings: Settings) -> tuple[dict[str, dict[str, Any]], dict[str, Silence]]:
+    """What the hosts and the lock host say of themselves, in one round trip; the latter of the schema too."""
+    lock_host = str(settings.lock_host)
+    plain = Command(commands.program(settings, "status"))
+    whole = Command(commands.program(settings, "status", "--schema"), timeout=120)
+
+    def look(remote: Remote) -> commands.Answer:
+        asks_database = remote.name == lock_host and settings.migrate is not None
+        return run(remote, whole if asks_database else plain)
+
+    hosts = dict.fromkeys([*map(str, settings.hosts), lock_host])
+    return _answers(fleet.map(look, hosts=list(hosts)))
+
+
+def _answers(
+    outcomes: Mapping[str, Outcome[commands.Answer]],
+) -> tuple[dict[str, dict[str, Any]], dict[str, Silence]]:
     results: dict[str, dict[str, Any]] = {}
     silent: dict[str, Silence] = {}
-    for host, outcome in fleet.map(lambda remote: run(remote, command), hosts=hosts).items():
+    for host, outcome in outcomes.items():
         match outcome:
             case Ok(answer) if not answer.error:
                 results[host] = dict(answer.mark.value)
@@ -92,19 +114,6 @@ def ask_one(fleet: Fleet, settings: Settings, name: str, *arguments: str) -> dic
     return result
 
 
-def examine(fleet: Fleet, settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """Run doctor everywhere and return its checks by host; a finding is no error here."""
-    command = Command(commands.program(settings, "doctor"))
-    checks: dict[str, list[dict[str, Any]]] = {}
-    for host, outcome in fleet.map(lambda remote: run(remote, command)).items():
-        if isinstance(outcome, Ok):
-            found = outcome.value.mark.value.get("checks") or [_finding(outcome.value.error)]
-        else:
-            found = [_finding({"what": str(outcome.error)})]
-        checks[host] = list(found)
-    return checks
-
-
 def open_lock(fleet: Fleet, settings: Settings) -> dict[str, Any]:
     """Return who holds the lock, and for which run. Raises UsageError where nobody does."""
     lock: dict[str, Any] | None = ask_one(fleet, settings, "lock", "show").get("lock")
@@ -118,20 +127,38 @@ def read_journal(fleet: Fleet, settings: Settings, run_id: str) -> list[Record]:
     return list(ask_one(fleet, settings, "journal", "read", run_id)["records"])
 
 
-def past_runs(fleet: Fleet, settings: Settings) -> list[list[Record]]:
-    """Return the records of every run, the newest run first."""
-    listed = ask_one(fleet, settings, "journal", "list")["runs"]
-    return [read_journal(fleet, settings, entry["run_id"]) for entry in listed]
+def past_runs(fleet: Fleet, settings: Settings) -> tuple[dict[str, list[Record]], dict[str, str]]:
+    """Return the records of every run by its id, the newest run first; and why others can't be read."""
+    listed = ask_one(fleet, settings, "journal", "list", "--records")
+    runs = {entry["run_id"]: entry["records"] for entry in listed["runs"]}
+    return runs, {entry["run_id"]: entry["error"] for entry in listed["damaged"]}
 
 
 def disagreements(statuses: Mapping[str, Status]) -> list[str]:
     """Given what every host says of itself, return a line for each thing that they don't agree on."""
     lines = []
     for key, word in (("maintenance", "maintenance"), ("release", "release"), ("toolkit", "toolkit version")):
-        values = {host: _plain(status.get(key)) for host, status in statuses.items()}
-        if len(set(values.values())) > 1:
-            lines.append(f"{word}: " + ", ".join(f"{host} {value}" for host, value in values.items()))
+        hosts: dict[str, list[str]] = {}
+        for host, status in statuses.items():
+            hosts.setdefault(_plain(status.get(key)), []).append(host)
+        if len(hosts) > 1:
+            told = "; ".join(f"{value} on {names(some, list(statuses))}" for value, some in hosts.items())
+            lines.append(f"{word}: {told}")
     return lines
+
+
+def outdated(statuses: Mapping[str, Status], digests: Mapping[str, str]) -> dict[str, str]:
+    """Given what every host says of itself, say by host how its set-up differs from the laptop's.
+
+    `digests` is what a host's digest should be, by its deploy user.
+    """
+    found = {}
+    for host, status in statuses.items():
+        if status.get("toolkit") != __version__:
+            found[host] = f"deploytools is {status.get('toolkit')} there, and {__version__} here"
+        elif status.get("digest") != digests.get(str(status.get("deploy_user")), status.get("digest")):
+            found[host] = "fabric.yaml or the toolkit has changed since it was set up"
+    return found
 
 
 def not_running(statuses: Mapping[str, Status]) -> list[str]:
@@ -141,16 +168,6 @@ def not_running(statuses: Mapping[str, Status]) -> list[str]:
         for host, status in statuses.items()
         if status.get("serving") and not status["serving"].get("alive")
     ]
-
-
-def _finding(error: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "name": "doctor",
-        "ok": False,
-        "level": "error",
-        "message": error.get("what", "no answer"),
-        "remedy": error.get("next") or "fab setup",
-    }
 
 
 def _plain(value: Any) -> str:

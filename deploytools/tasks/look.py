@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from deploytools.tasks.task import operation
@@ -14,24 +15,28 @@ _JSON = {"json": "print JSON for a machine"}
 def status(c: Any, json: bool = False) -> None:
     """Say where every host stands; non-zero when one is silent, not running, or they disagree."""
     from deploytools import operation as op
-    from deploytools import survey
+    from deploytools import setup, survey
     from deploytools.errors import OperationFailed
     from deploytools.executor import current_settings
-    from deploytools.report import status_text
+    from deploytools.hosts_report import status_text
 
     settings = current_settings(c)
     hosts = [str(host) for host in settings.hosts]
     with op.opened(settings) as fleet:
-        statuses, silent = survey.each(fleet, settings, "status", hosts=hosts)
-        locks, _ = survey.each(fleet, settings, "lock", "show", hosts=[str(settings.lock_host)])
-    lock = next((found.get("lock") for found in locks.values()), None)
+        told, silent = survey.statuses(fleet, settings)
+    lock = told.get(str(settings.lock_host), {}).get("lock")
+    statuses = {host: told[host] for host in hosts if host in told}
+    users = {str(each["deploy_user"]) for each in statuses.values() if each.get("deploy_user")}
+    outdated = survey.outdated(statuses, {user: setup.digest(settings, user) for user in users})
+    why = {host: reason.what for host, reason in silent.items()}
     if json:
-        silence = {host: {"error": reason.what} for host, reason in silent.items()}
-        print(_dump({"application": settings.application, "lock": lock, "hosts": {**statuses, **silence}}))
+        answers = {host: {**told, "outdated": outdated.get(host)} for host, told in statuses.items()}
+        silence = {host: {"error": what} for host, what in why.items() if host in hosts}
+        print(_dump({"application": settings.application, "lock": lock, "hosts": {**answers, **silence}}))
     else:
-        print(status_text(settings.application, statuses, lock, list(silent)))
+        print(status_text(settings.application, statuses, lock, why, outdated))
     if silent:
-        raise survey.silence("status", silent, len(hosts))
+        raise survey.silence("status", silent, len(told) + len(silent))
     dead = survey.not_running(statuses)
     if dead:
         raise OperationFailed(
@@ -50,26 +55,45 @@ def status(c: Any, json: bool = False) -> None:
         )
 
 
-@operation()
-def doctor(c: Any) -> None:
-    """Check every host for what would stop a deploy, each finding with its remedy."""
+@operation(
+    help={
+        **_JSON,
+        "as-user": "connect as somebody else, such as root, where the deploy user can't log in yet",
+    }
+)
+def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
+    """Check every host, and this computer, for what would stop a deploy; each finding with its remedy."""
+    from dataclasses import asdict
+
+    from deploytools import examination, laptop
     from deploytools import operation as op
-    from deploytools import survey
-    from deploytools.errors import OperationFailed
-    from deploytools.executor import current_settings
+    from deploytools.errors import OperationFailed, Unreachable
+    from deploytools.examination import Examined
+    from deploytools.executor import current_settings, runs_once
+    from deploytools.hostnames import names
+    from deploytools.hosts_report import doctor_text
 
     settings = current_settings(c)
-    with op.opened(settings) as fleet:
-        findings = survey.examine(fleet, settings)
-    failed = False
-    for host, checks in findings.items():
-        for check in checks:
-            if check["ok"]:
-                continue
-            failed |= check["level"] == "error"
-            print(f"{host}  {check['level']}: {check['message']}\n  remedy: {check['remedy']}")
-        print(f"{host}  {sum(check['ok'] for check in checks)} of {len(checks)} checks passed")
-    if failed:
+    here = tuple(laptop.findings(settings, once=runs_once(c), state=op.journals()))
+    users, unknown = laptop.deploy_users(settings)
+    with op.opened(settings, as_user=as_user) as fleet:
+        found = examination.examine(fleet, settings, users)
+    found, clock = examination.compare_clocks(found, settings.window.expected)
+    found.update({host: Examined((finding,), reached=False) for host, finding in unknown.items()})
+    here += clock
+    if json:
+        told = {"application": settings.application, "this_computer": [asdict(one) for one in here]}
+        print(_dump({**told, "hosts": {host: asdict(each) for host, each in found.items()}}))
+    else:
+        print(doctor_text(here, found))
+    silent = [host for host, each in found.items() if not each.reached]
+    if silent:
+        raise Unreachable(
+            f"no answer from {names(silent, list(found))}",
+            state="nothing was changed",
+            next="as said above; or deploy without it: --exclude HOST",
+        )
+    if examination.stops([*here, *(finding for each in found.values() for finding in each.findings)]):
         raise OperationFailed(
             "something would stop a deploy", state="nothing was changed", next="as said above"
         )
@@ -103,11 +127,14 @@ def history(c: Any, json: bool = False) -> None:
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
-    from deploytools.report import described, history_text
+    from deploytools.report import history_text, past
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        runs = [described(records) for records in survey.past_runs(fleet, settings)]
+        journals, damaged = survey.past_runs(fleet, settings)
+    runs, unreadable = past(journals)
+    for run_id, why in {**damaged, **unreadable}.items():
+        print(f"left out, because its journal can't be read: run {run_id}: {why}", file=sys.stderr)
     print(_dump(runs) if json else history_text(runs))
 
 

@@ -59,18 +59,27 @@ def read(config: Config, run_id: str) -> Result:
     return {"records": records, "message": "\n".join(json.dumps(record) for record in records)}
 
 
-def listing(config: Config) -> Result:
-    """Every run with its first and last record, the one last written to first."""
+def listing(config: Config, *, whole: bool = False) -> Result:
+    """Every run with its first and last record, or with all of them, the one last written to first.
+
+    A journal that can't be read is named in "damaged", and hides no other.
+    """
     paths = sorted(
         (config.state / "journal").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True
     )
-    runs = []
+    runs: list[Result] = []
+    damaged = []
     for path in paths:
-        records = _read(path)
+        try:
+            records = _read(path)
+        except (Failure, OSError) as error:
+            damaged.append({"run_id": path.stem, "error": str(error)})
+            continue
         if records:
-            ends = {"first": records[0], "last": records[-1]}
-            runs.append({"run_id": path.stem, **ends, "count": len(records)})
-    return {"runs": runs, "message": "\n".join(str(run["run_id"]) for run in runs) or "no run yet"}
+            ends = {"first": records[0], "last": records[-1], "count": len(records)}
+            runs.append({"run_id": path.stem, **ends, **({"records": records} if whole else {})})
+    lines = [str(run["run_id"]) for run in runs] + [f"damaged: {each['error']}" for each in damaged]
+    return {"runs": runs, "damaged": damaged, "message": "\n".join(lines) or "no run yet"}
 
 
 def _path(config: Config, run_id: str) -> Path:

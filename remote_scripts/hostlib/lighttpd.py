@@ -169,8 +169,7 @@ def _words(ran: subprocess.CompletedProcess[str]) -> str:
 
 # -- what `lighttpd -p` prints --------------------------------------------------------------------
 
-# Debian 13's 1.4.79 prints an "if" that Debian 12's 1.4.69 doesn't.
-_HEADER = re.compile(
+_HEADER = re.compile(  # 1.4.79 writes `if` before a condition, 1.4.69 doesn't
     r'(?P<otherwise>else )?(?:if )?\$(?P<area>\w+)\["(?P<about>[^"]+)"\] (?P<operator>==|!=|=~|!~|=\^|=\$)'
     r' "(?P<value>.*)" \{'
 )
@@ -202,12 +201,11 @@ def parse(printed: str) -> Iterator[Block]:
             depth.pop()
             before.pop()
         elif setting := _SETTING.fullmatch(text):
-            value = [setting[2]]
-            unclosed = _unclosed(value[0])
-            while unclosed > 0:  # Debian's mimetype.assign has 1,500 lines
-                value.append(next(lines).strip())
-                unclosed += _unclosed(value[-1])
-            depth[-1].settings[setting[1]] = _value(" ".join(value))
+            rows, deep = [setting[2]], _depth(setting[2])
+            while deep > 0:
+                rows.append(next(lines))
+                deep += _depth(rows[-1])
+            depth[-1].settings[setting[1]] = _value(" ".join(rows))
     yield from blocks
 
 
@@ -218,35 +216,36 @@ def _condition(header: re.Match[str]) -> Condition:
     return Condition(about, header["operator"], header["value"])
 
 
-def _unclosed(text: str) -> int:
-    """How many more parentheses `text` opens than it closes."""
+def _depth(text: str) -> int:
+    """How many parentheses it opens more than it closes."""
     marks = [match[4] for match in _TOKEN.finditer(text)]
     return marks.count("(") - marks.count(")")
 
 
 def _value(text: str) -> Value:
-    tokens = list(_TOKEN.finditer(text))
+    tokens = [match.groups() for match in _TOKEN.finditer(text)]
+    tokens.reverse()  # to be taken from the end, which costs nothing
     return _taken(tokens) if tokens else text
 
 
-def _taken(tokens: list[re.Match[str]]) -> Value:
-    token = tokens.pop(0)
-    if token[1] is not None:
-        return re.sub(r"\\(.)", r"\1", token[1])
-    if token[2] is not None:
-        return int(token[2])
+def _taken(tokens: list[tuple[str | None, ...]]) -> Value:
+    string, number, _, _ = tokens.pop()
+    if string is not None:
+        return string.replace('\\"', '"')  # all else stands for itself
+    if number is not None:
+        return int(number)
     listed: list[Value] = []
     named: dict[str, Value] = {}
-    while tokens and tokens[0][4] != ")":
-        if tokens[0][4] == ",":
-            tokens.pop(0)
+    while tokens and tokens[-1][3] != ")":
+        if tokens[-1][3] == ",":
+            tokens.pop()
             continue
         value = _taken(tokens)
-        if tokens and tokens[0][3]:
-            tokens.pop(0)
+        if tokens and tokens[-1][2]:
+            tokens.pop()
             named[str(value)] = _taken(tokens)
         else:
             listed.append(value)
     if tokens:
-        tokens.pop(0)
+        tokens.pop()
     return named or listed

@@ -201,3 +201,15 @@ def test_reading_an_unknown_run_is_refused(host: WebHost) -> None:
 @pytest.mark.parametrize("run_id", ["../x", ".hidden"])
 def test_an_id_that_could_leave_its_directory_is_refused(host: WebHost, run_id: str) -> None:
     assert host.run("journal", "read", "--", run_id, as_json=False).code == 2
+
+
+def test_a_damaged_journal_is_named_and_hides_no_other(host: WebHost) -> None:
+    append(host, lines({"n": 1}, {"n": 2}), run_id="good")
+    append(host, lines({"n": 1}), run_id="bad")
+    file_of(host, "bad").write_text("no JSON\n")
+    found = host.run("journal", "list", "--records").json
+    assert [(run["run_id"], run["records"]) for run in found["runs"]] == [("good", [{"n": 1}, {"n": 2}])]
+    assert [each["run_id"] for each in found["damaged"]] == ["bad"]
+    assert "line 1" in found["damaged"][0]["error"]
+    assert "records" not in host.run("journal", "list").json["runs"][0]
+    assert "damaged: " in host.run("journal", "list", as_json=False).out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import time
 from collections.abc import Callable
 
@@ -86,15 +88,78 @@ def test_with_schema_asks_the_database_of_the_current_release() -> None:
         assert "unable to open database file" in schema["message"]
 
 
-def test_a_part_that_cannot_be_read_does_not_hide_the_others() -> None:
+@pytest.mark.parametrize("text", ["broken", "[]", "{}", '{"generation": 1}'])
+def test_a_record_that_cannot_be_read_hides_no_other(text: str) -> None:
     with bare_host() as host:
         put_release(host, "r1")
         make_current(host, "r1")
-        (host.run_dir / "app.1.json").write_text("broken")
+        (host.run_dir / "app.1.json").write_text(text)
+        put_generation(host, 2, "r1", state="serving", **this_process())
+        put_generation(host, 3, "r1", started_at="yesterday")
+        (host.run_dir / "app.sock").symlink_to("app.2.sock")
         ran = host.run("status")
-        assert (ran.code, ran.json["release"]) == (0, "r1")
-        assert "app.1.json" in ran.json["problems"][0]
+        assert (ran.code, ran.json["release"], ran.json["serving"]["generation"]) == (0, "r1", 2)
+        assert {"app.1.json", "app.3.json"} == {
+            problem.split()[0].rpartition("/")[2] for problem in ran.json["problems"]
+        }
         assert "app.1.json" in host.run("status", as_json=False).out
+
+
+def break_lock(host: WebHost, text: str) -> None:
+    (host.root / "state" / "lock").mkdir()
+    (host.root / "state" / "lock" / "details.json").write_text(text)
+
+
+@pytest.mark.parametrize("text", ["broken", "[]", "{}", '{"run_id": 7}'])
+def test_a_lock_that_cannot_be_read_is_a_problem(text: str) -> None:
+    with bare_host() as host:
+        break_lock(host, text)
+        ran = host.run("status")
+        assert (ran.code, ran.json["lock"]) == (0, None)
+        assert len(ran.json["problems"]) == 1
+
+
+def test_whatever_is_missing_is_a_problem_and_no_traceback() -> None:
+    with bare_host() as host:
+        for name in ("releases", "run", "state", "migrations"):
+            (host.root / name).rmdir()
+        (host.maintenance_dir / "maint.lua").unlink()
+        ran = host.run("status")
+        assert (ran.code, ran.json["maintenance"]["state"]) == (0, "unknown")
+        assert any(str(host.root / "releases") in problem for problem in ran.json["problems"])
+
+
+def test_a_window_that_lasts_longer_than_it_was_to_is_told(web_host: WebHost) -> None:
+    assert web_host.run(web_host.maintenance_dir / "down", "--until", "+1h").code == 0
+    assert web_host.run("status").json["maintenance"]["overrun"] is None
+    record = web_host.maintenance_dir / "maint.json"
+    window = json.loads(record.read_text())
+    record.write_text(json.dumps({**window, "until": "2026-01-01T00:00:00Z"}))
+    found = web_host.run("status").json["maintenance"]
+    assert found["overrun"] > 3600
+    assert "min beyond its end" in web_host.run("status", as_json=False).out
+    record.write_text(json.dumps({**window, "until": "soon"}))
+    assert web_host.run("status").json["maintenance"]["overrun"] is None
+
+
+def test_says_how_it_was_set_up_and_for_whom() -> None:
+    with bare_host(digest="abc") as host:
+        found = host.run("status").json
+        owner = pwd.getpwuid((host.root / "releases").stat().st_uid).pw_name
+        assert (found["digest"], found["deploy_user"]) == ("abc", owner)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+def test_an_ordinary_account_sees_where_the_host_stands(web_host: WebHost) -> None:
+    put_release(web_host, "r1")
+    make_current(web_host, "r1")
+    put_generation(web_host, 1, "r1", state="serving", pid=web_host.serve(1))
+    web_host.run("lock", "acquire", "--run-id=run1", "--by=ann", "--laptop=tp", "--operation=deploy")
+    assert web_host.run(web_host.maintenance_dir / "down", "--by", "ann").code == 0
+    found = web_host.run("status", as_user="nobody").json
+    assert found["problems"] == []
+    assert (found["release"], found["serving"]["generation"], found["lock"]["by"]) == ("r1", 1, "ann")
+    assert (found["maintenance"]["state"], found["maintenance"]["by"]) == ("down", "ann")
 
 
 @pytest.mark.parametrize("arguments", [("--nonsense",), ("extra",)])

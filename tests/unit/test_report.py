@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
-import pytest
-
+from deploytools import journal
 from deploytools.commands import Answer
 from deploytools.plan import downtime_plan
-from deploytools.report import PlainReporter, setup_text, status_text
-from deploytools.saga import Mark, State
+from deploytools.report import PlainReporter, past, setup_text
+from deploytools.saga import Mark, State, Verdict
 from tests.support.values import BASE, settings
 
 TOOLS = "/usr/local/lib/deploytools/guestbook"
@@ -38,13 +36,6 @@ def test_setup_shows_what_is_the_operators_business_and_counts_our_own_programs(
     assert setup_text("web1", [], TOOLS, diffs=True) == "web1: nothing to change"
 
 
-def test_status_says_what_to_type_where_a_run_is_open() -> None:
-    lock = {"by": "ann", "laptop": "desk", "since": "noon", "operation": "deploy", "run_id": "run-1"}
-
-    assert "fab deploy --resume, or fab deploy --abort" in status_text("guestbook", {}, lock)
-    assert "--resume" not in status_text("guestbook", {}, None)
-
-
 def test_what_the_application_printed_before_it_failed_is_shown() -> None:
     plan, out = downtime_plan(BASE, settings()), io.StringIO()
     printed = {"details": ["python3: can't open file 'nope.py'"]}
@@ -57,17 +48,12 @@ def test_what_the_application_printed_before_it_failed_is_shown() -> None:
     assert "web1  | python3: can't open file 'nope.py'" in out.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("status", "site"),
-    [
-        ({"maintenance": {"state": "down"}, "release": "r1", "serving": {"alive": True}}, "maintenance"),
-        ({"maintenance": {"state": "up"}, "release": "r1", "serving": {"alive": True, "pid": 7}}, "up"),
-        ({"maintenance": {"state": "up"}, "release": "r1", "serving": {"alive": False}}, "not running"),
-        ({"maintenance": {"state": "up"}, "release": None, "serving": None}, "nothing deployed"),
-    ],
-)
-def test_status_says_what_visitors_of_a_host_get(status: dict[str, Any], site: str) -> None:
-    row = status_text("guestbook", {"web1": status}, None).splitlines()[2]
+def test_one_journal_that_is_none_hides_no_other_run() -> None:
+    whole = [journal.begin(BASE), journal.end(Verdict.DONE)]
+    whole = [{**record, "at": 1.0} for record in whole]
 
-    assert row.startswith(f"web1  {site}")
-    assert status_text("guestbook", {}, None, ["web2"]).splitlines()[2].startswith("web2  no answer")
+    runs, left_out = past({"good": whole, "bad": [{"kind": "begin"}], "worse": [{}]})
+
+    assert [run["run_id"] for run in runs] == ["run-1"]
+    assert set(left_out) == {"bad", "worse"}
+    assert "no journal of ours" in left_out["bad"]

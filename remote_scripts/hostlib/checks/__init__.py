@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
 from hostlib.checks import application, installation, rights, site, system, webserver
-from hostlib.checks.finding import Finding, Subject
+from hostlib.checks.finding import WARNING, Finding, Subject
 from hostlib.program import Failure
 
 Check = Callable[[Subject], Iterator[Finding]]
@@ -72,3 +72,6 @@ def findings(subject: Subject) -> Iterator[Finding]:
             yield Finding(name, False, failure.what, failure.next or "fab setup")
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             yield Finding(name, False, f"this can't be looked at: {error}", "fab setup")
+        except Exception as error:  # noqa: BLE001 - a bug in one check hides no other, and stops no deploy
+            what = f"a bug in this check of the toolkit: {error!r}"
+            yield Finding(name, False, what, "report it, with lighttpd -p and this message", WARNING)

@@ -107,7 +107,7 @@ def loaded(subject: Subject) -> Iterator[Finding]:
     files = [subject.config.lighttpd_config, *subject.config.lighttpd_config.parent.glob("conf-enabled/*")]
     newer = [file for file in files if file.exists() and max(_times(file)) > began + 1]
     yield judged(
-        "reload",
+        "loaded",
         not newer,
         "lighttpd runs with its configuration as it is",
         RELOAD,

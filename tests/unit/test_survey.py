@@ -1,0 +1,123 @@
+"""Questions to the hosts: one round trip each, and one host's trouble hides no other's answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from deploytools import __version__, examination, survey
+from deploytools.commands import Command
+from deploytools.errors import Unreachable
+from deploytools.fleet import Fleet
+from deploytools.remote import Result
+from deploytools.settings import Host
+from tests.support.values import settings
+
+SETTINGS = settings(hosts=["web1", "web2", "web3"])
+
+
+@dataclass
+class Link:
+    """A host that answers every command alike, and keeps what it was asked."""
+
+    name: str
+    answer: Any
+    sent: int = 0
+    asked: list[Command] = field(default_factory=list)
+
+    def open(self) -> None:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+
+    def close(self) -> None: ...
+
+    def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+        self.sent += 1
+        self.asked.append(command)
+        return Result(0, json.dumps({"ok": True, **self.answer}), "", 0.1)
+
+
+class Hosts:
+    def __init__(self, answers: Mapping[str, Any]) -> None:
+        self.links = {name: Link(name, answer) for name, answer in answers.items()}
+        self.fleet: Fleet[Any] = Fleet([Host(name) for name in answers], lambda host: self.links[str(host)])
+
+    def asked(self, name: str) -> list[list[str]]:
+        """The arguments of each command that went to a host."""
+        return [list(command.argv[1:]) for command in self.links[name].asked]
+
+
+def test_status_takes_one_command_per_host_and_asks_the_lock_host_for_the_schema() -> None:
+    hosts = Hosts({"web1": {"release": "r1"}, "web2": {"release": "r1"}, "web3": Unreachable("no way")})
+    answers, silent = survey.statuses(hosts.fleet, SETTINGS)
+
+    assert hosts.asked("web1") == [["--schema", "--json"]]
+    assert hosts.asked("web2") == [["--json"]]
+    assert list(answers) == ["web1", "web2"]
+    assert silent["web3"].what == "no way"
+
+
+def test_without_migrations_nobody_is_asked_for_a_schema() -> None:
+    hosts = Hosts({"web1": {}, "web2": {}, "web3": {}})
+    survey.statuses(hosts.fleet, settings(hosts=["web1", "web2", "web3"], migrate={"adapter": None}))
+
+    assert hosts.asked("web1") == [["--json"]]
+
+
+def test_history_takes_one_command_however_many_runs_there_were() -> None:
+    runs = [{"run_id": f"run-{number}", "records": [{"n": number}]} for number in range(50)]
+    hosts = Hosts({"web1": {"runs": runs, "damaged": [{"run_id": "run-x", "error": "line 3"}]}})
+    past, damaged = survey.past_runs(hosts.fleet, settings(hosts=["web1"]))
+
+    assert hosts.asked("web1") == [["list", "--records", "--json"]]
+    assert list(past) == [f"run-{number}" for number in range(50)]
+    assert damaged == {"run-x": "line 3"}
+
+
+def test_doctor_takes_one_command_per_host() -> None:
+    check = {"name": "disk", "ok": True, "message": "room", "remedy": "", "level": "error"}
+    answer = {"checks": [check], "now": 1.0, "took": 0.1}
+    hosts = Hosts({"web1": answer, "web2": answer, "web3": Unreachable("no way", next="ssh web3")})
+    found = examination.examine(hosts.fleet, SETTINGS, dict.fromkeys(["web1", "web2", "web3"], "deploy"))
+
+    assert [len(hosts.links[name].asked) for name in found] == [1, 1, 0]
+    assert [each.reached for each in found.values()] == [True, True, False]
+    assert found["web3"].findings[0].remedy == "ssh web3"
+
+
+def of(**more: Any) -> dict[str, Any]:
+    return {
+        "toolkit": __version__,
+        "digest": "d1",
+        "deploy_user": "ann",
+        "maintenance": {"state": "up"},
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (of(), None),
+        (of(toolkit="0.9"), f"deploytools is 0.9 there, and {__version__} here"),
+        (of(digest="d2"), "fabric.yaml or the toolkit has changed since it was set up"),
+        (of(digest="d2", deploy_user="bob"), None),  # whose digest nobody has computed
+    ],
+)
+def test_a_host_that_was_set_up_otherwise_is_told(status: dict[str, Any], told: str | None) -> None:
+    assert survey.outdated({"web1": status}, {"ann": "d1"}) == ({"web1": told} if told else {})
+
+
+def test_what_hosts_do_not_agree_on_is_told_with_the_hosts_on_each_side() -> None:
+    hundred = {f"web{number}": of(release="r1") for number in range(1, 101)}
+    hundred["web7"] = of(release="r2", maintenance={"state": "down", "since": "noon"})
+
+    assert survey.disagreements(hundred) == [
+        "maintenance: up on web[1-6], web[8-100] (99 of 100 hosts); down on web7",
+        "release: r1 on web[1-6], web[8-100] (99 of 100 hosts); r2 on web7",
+    ]
+    assert survey.disagreements({"web1": of(release="r1"), "web2": of(release="r1")}) == []
