@@ -74,6 +74,7 @@ class Clients:
         self.generations: Counter[str] = Counter()
         self.first: dict[str, float] = {}  # monotonic time at which each generation was met
         self.details: list[str] = []  # of the requests of an unwanted class
+        self.lost_at = array("d")  # monotonic time, in step with `details`
         self.began = array("d")  # monotonic time; of each answered request, in step with `took`
         self.took = array("d")
         self._address, self._asks = address, asks
@@ -146,6 +147,7 @@ class Clients:
         with self._lock:
             self.seen[kind] += 1
             if self._unwanted(kind):
+                self.lost_at.append(began)
                 self.details.append(f"{ask.method} {ask.path}: {kind}: {detail}")
                 return
             self.generations[generation] += 1

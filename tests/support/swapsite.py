@@ -14,10 +14,8 @@ pid when the block is left.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,34 +76,9 @@ class Site:
 
     # -- releases -------------------------------------------------------------------------------
 
-    def release(
-        self,
-        name: str,
-        *,
-        listen: str = "fd0",
-        env: Mapping[str, str] | None = None,
-        health: Mapping[str, Any] | None = None,
-        **app: Any,
-    ) -> Path:
-        """A release of the runtime's application; the rest overrides its manifest."""
-        runtime = self.runtime
-        tree = self.root / "releases" / name
-        tree.mkdir()
-        runtime.install(tree)
-        manifest = {
-            "id": name,
-            "app": {
-                "command": runtime.commands[listen],
-                "listen": listen,
-                "env": {**runtime.env, **(env or {})},
-                "start_timeout": 60,
-                "drain_timeout": 60,
-                **app,
-            },
-            "health": {"path": runtime.script or "/", **(health or {})},
-        }
-        (tree / ".deploytools.json").write_text(json.dumps(manifest))
-        return tree
+    def release(self, name: str, **changes: Any) -> Path:
+        """A release of the runtime's application; see Runtime.release."""
+        return self.runtime.release(self.root / "releases" / name, **changes)
 
     # -- what a test does -----------------------------------------------------------------------
 

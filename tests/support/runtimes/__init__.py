@@ -15,11 +15,13 @@ The commands are those that docs/runtimes.md recommends.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 BIG = 300_000  # bytes; more than fits into socket buffers
@@ -44,6 +46,33 @@ class Runtime:
     env: Mapping[str, str] = field(default_factory=dict)
     document_root: str | None = None
     script: str = ""
+
+    def release(
+        self,
+        tree: Path,
+        *,
+        listen: str = "fd0",
+        env: Mapping[str, str] | None = None,
+        health: Mapping[str, Any] | None = None,
+        **app: Any,
+    ) -> Path:
+        """Make the directory `tree` a release of the application; the rest overrides its manifest."""
+        tree.mkdir()
+        self.install(tree)
+        manifest = {
+            "id": tree.name,
+            "app": {
+                "command": self.commands[listen],
+                "listen": listen,
+                "env": {**self.env, **(env or {})},
+                "start_timeout": 60,
+                "drain_timeout": 60,
+                **app,
+            },
+            "health": {"path": self.script or "/", **(health or {})},
+        }
+        (tree / ".deploytools.json").write_text(json.dumps(manifest))
+        return tree
 
 
 def _php(release: Path) -> None:

@@ -1,6 +1,6 @@
 <?php
 // The application of app.py in PHP, for php-cgi and php-fpm: neither has a graceful stop as we start them.
-$path = $_SERVER['PATH_INFO'] ?? '/';
+$path = substr(strtok($_SERVER['REQUEST_URI'], '?'), strlen('/index.php'));  // PATH_INFO depends on the web server
 $query = $_SERVER['QUERY_STRING'];
 set_time_limit(0);
 
