@@ -106,6 +106,8 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             expect = "known" if plan.has("migrate") else "current"
             check = program(settings, "migrate", "check", "--release", _release(plan), "--expect", expect)
             return [Command(check, timeout=120)]
+        case "arm":
+            return [Command(_migrate("arm", plan, progress, settings), timeout=120)]
         case "maintenance-on":
             options = _options(
                 reason=plan.reason,
@@ -123,7 +125,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "backup":
             return _hook(plan, settings.hooks.backup, timeout=FOLLOW)
         case "migrate":
-            return [Command(_migrate(plan, progress, settings), timeout=FOLLOW)]
+            return [Command(_migrate("run", plan, progress, settings), timeout=FOLLOW)]
         case "swap":
             options = _options(release=plan.release, run_id=plan.run_id)
             return [Command(program(settings, "swap", *options), timeout=_swap_timeout(settings))]
@@ -145,7 +147,9 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
     raise ValueError(step.name)
 
 
-def undo(plan: Plan, step: Step, host: str, settings: Settings) -> list[Command | Upload]:
+def undo(  # noqa: PLR0911 - as in `do`
+    plan: Plan, step: Step, host: str, settings: Settings
+) -> list[Command | Upload]:
     """Given a step that was attempted on `host`, return what compensates it; nothing where nothing has to."""
     previous = plan.previous(host)
     if (step.name == "swap" and previous is None) or (
@@ -157,6 +161,8 @@ def undo(plan: Plan, step: Step, host: str, settings: Settings) -> list[Command 
             return [Command(program(settings, "lock", "release", "--run-id", plan.run_id))]
         case "stage":
             return [Command(program(settings, "release", "discard", _release(plan)))]
+        case "arm":
+            return [Command(program(settings, "migrate", "disarm", plan.run_id), timeout=120)]
         case "maintenance-on":
             options = _options(run_id=plan.run_id if plan.window else None)
             return [Command(switch(settings, "up", *options))]
@@ -249,9 +255,9 @@ def _stage(plan: Plan, settings: Settings) -> list[Command | Upload]:
     return [Upload(path), Command(stage, timeout=600)]
 
 
-def _migrate(plan: Plan, progress: Progress, settings: Settings) -> tuple[str, ...]:
+def _migrate(what: str, plan: Plan, progress: Progress, settings: Settings) -> tuple[str, ...]:
     target = ",".join(progress.value("check-migrations", plan.lock_host).get("target", ()))
-    return program(settings, "migrate", "run", plan.run_id, "--release", _release(plan), "--target", target)
+    return program(settings, "migrate", what, plan.run_id, "--release", _release(plan), "--target", target)
 
 
 def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command | Upload]:

@@ -137,6 +137,14 @@ STAGE = Step(
     undo_required=False,
 )
 CHECK_MIGRATIONS = Step("check-migrations", "look for pending migrations", Scope.ONCE, Kind.READ_ONLY)
+ARM = Step(
+    "arm",
+    "get the migration ready",
+    Scope.ONCE,
+    Kind.COMPENSATED,
+    undo="stop what is ready",
+    undo_required=False,
+)
 MAINTENANCE_ON = Step(
     "maintenance-on", "maintenance on, proved", Scope.EACH, Kind.COMPENSATED, undo="maintenance off, proved"
 )
@@ -163,7 +171,8 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
     stays behind the maintenance page.
     """
     _refuse_what_is_not_there_yet(settings)
-    hooks, migrate = settings.hooks, settings.migrate is not None
+    hooks, check = settings.hooks, settings.migrate is not None
+    migrate = check and not left_out(base, settings, exclude)
     first = any(target.release is None for target in base.targets)
     return _with(
         base,
@@ -171,12 +180,13 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
             LOCK,
             PREFLIGHT,
             ship and STAGE,
-            migrate and CHECK_MIGRATIONS,
+            check and CHECK_MIGRATIONS,
+            migrate and ARM,
             MAINTENANCE_ON,
             hooks.quiesce and QUIESCE,
             DRAIN,
             hooks.backup and BACKUP,
-            migrate and not left_out(base, settings, exclude) and MIGRATE,
+            migrate and MIGRATE,
             replace(SWAP, kind=Kind.PIVOT, undo=None) if first else SWAP,
             VERIFY,
             MAINTENANCE_OFF,

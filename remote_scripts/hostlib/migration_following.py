@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 from hostlib import migration_runs, migrations
 from hostlib.files import read_json, write_json
-from hostlib.migration_runner import judge
-from hostlib.migration_runs import Order, is_running
+from hostlib.migration_runner import Order, judge
+from hostlib.migration_runs import is_running
 from hostlib.migrations import Check
 from hostlib.names import timestamp
 from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, USAGE, Config, Failure, Result

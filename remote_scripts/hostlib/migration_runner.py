@@ -1,44 +1,91 @@
-"""The detached process that runs one migration: python3 -m hostlib.migration_runner RUN_ID TO FROM
+"""The detached process of one migration: python3 -m hostlib.migration_runner RUN_ID RELEASE TARGET
 
-It was started by migration_runs, is followed by migration_following, and takes over the conversation
-with the adapter by its two descriptors. Whatever goes wrong in here leaves no outcome.json, which is to
-say: unknown.
+It gets everything ready in a directory of its own, migrations/.armed-RUN_ID.X, says on standard output
+that it is, and waits there for the word: the release's code is imported, the database was looked at, and
+no connection to it is open. At the word "go" it publishes that directory as migrations/RUN_ID. This
+rename(2) is the at-most-once start; whoever takes the directory away before has stopped it for good.
+Then it lets the adapter run the migration, and publishes the outcome. Whatever goes wrong after the start
+leaves no outcome.json, which is to say: unknown.
+
+The word comes through the socket `go` in that directory, which only root (or who runs everything) can reach.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
 import sys
+import tempfile
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from hostlib import migrations
+from hostlib import adapters, migrations
 from hostlib.adapters import PATIENCE, Conversation
-from hostlib.files import read_json, write_json
+from hostlib.files import sync_directory, write_json
 from hostlib.migrations import Check
 from hostlib.names import timestamp
-from hostlib.program import Config, load_config
+from hostlib.program import Config, Failure, load_config
+
+# How long it waits for the word, in seconds. What it saw of the database gets old.
+ARMED_FOR = 900
+# How long whoever gives the word may take to say it, in seconds.
+HEARING = 5
 
 
-def supervise(config: Config, run_id: str, talk: Conversation) -> None:
+@dataclass(frozen=True)
+class Order:
+    """What is asked for: as run `run_id`, bring the database to `target`, the heads of `release`."""
+
+    run_id: str
+    release: str
+    target: tuple[str, ...]
+
+
+class Refused(Exception):
+    """The migration can't be started as ordered; the database is as it was."""
+
+
+def main(config: Config, order: Order) -> None:
+    """Get ready, tell so, wait, run. What is told is a line of JSON, {"ok": bool, "what": str}."""
+    with contextlib.ExitStack() as stack:
+        try:
+            place, lock, log = stack.enter_context(_directory(config, order))
+            adapter = adapters.of_release(config, order.release, order.run_id)
+            if adapter is None:
+                raise Refused(f"release {order.release} has no migrations")
+            talk = stack.enter_context(adapters.conversation(adapter, log, pass_fds=(lock,)))
+            now = _startable(config, order, talk)
+            door = stack.enter_context(_door(place))
+        except (Refused, Failure, OSError, subprocess.SubprocessError) as error:
+            _report({"ok": False, "what": str(error)}, log=None)
+            return
+        _report({"ok": True, "place": str(place)}, log)
+        started = _description(order, now)
+        if not _wait_for_the_word(door, order, talk, lambda: _publish(config, order, place, started, now)):
+            return
+        if now.state == "pending":
+            supervise(config, started, talk)
+
+
+def supervise(config: Config, started: dict[str, Any], talk: Conversation) -> None:
     """Let the adapter run the migration and look at the database again; publish the outcome."""
-    place = config.migrations / run_id
-    started = read_json(place / "started.json") or {}
     began = time.monotonic()
     answer = talk.ask("upgrade")
     seconds = round(time.monotonic() - began, 3)
-    after = _look(config, run_id, started["release"], talk)
+    after = _look(config, started, talk)
     ended = {"answer": answer, "seconds": seconds, "ended_at": timestamp()}
-    write_json(place / "outcome.json", {**judge(started, answer, after), **ended})
-
-
-def _look(config: Config, run_id: str, release: str, talk: Conversation) -> Check:
-    try:
-        answer = talk.ask("check", PATIENCE)
-    except TimeoutError as error:
-        return Check("unknown", message=str(error))
-    if answer is None:  # the adapter was killed, so by one of its own
-        return migrations.check(config, release, run_id)
-    return migrations.understood(config, release, answer)
+    write_json(
+        config.migrations / started["run_id"] / "outcome.json", {**judge(started, answer, after), **ended}
+    )
 
 
 def judge(started: dict[str, Any], answer: dict[str, Any] | None, after: Check) -> dict[str, Any]:
@@ -75,6 +122,120 @@ def judge(started: dict[str, Any], answer: dict[str, Any] | None, after: Check) 
     return {**known, "outcome": "failed", "unchanged": unchanged, "reason": reason}
 
 
+@contextlib.contextmanager
+def _directory(config: Config, order: Order) -> Iterator[tuple[Path, int, BinaryIO]]:
+    """A directory that isn't published yet, the descriptor of its lock, which is held, and its log."""
+    place = Path(tempfile.mkdtemp(prefix=f".armed-{order.run_id}.", dir=config.migrations))
+    # `status` of the deploy user looks whether the lock is held; who can open it could hold it himself.
+    lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o640)
+    log = os.open(place / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.fchmod(lock, 0o640)
+        if os.geteuid() == 0:
+            os.fchown(lock, -1, config.state.stat().st_gid)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with os.fdopen(log, "wb") as file:
+            yield place, lock, file
+    finally:
+        os.close(lock)
+        shutil.rmtree(place, ignore_errors=True)  # which it isn't any more where it was published
+
+
+def _startable(config: Config, order: Order, talk: Conversation) -> Check:
+    answer = talk.ask("check", PATIENCE) or {"error": "the adapter died"}
+    now = migrations.understood(config, order.release, answer)
+    if not now.known:
+        raise Refused(now.message)
+    if sorted(now.target) != sorted(order.target):
+        heads, asked = migrations.revisions(now.target), migrations.revisions(order.target)
+        raise Refused(f"release {order.release} needs revision {heads}, not {asked}")
+    return now
+
+
+def _description(order: Order, now: Check) -> dict[str, Any]:
+    return {**asdict(order), "before": list(now.current), "transactional": now.transactional}
+
+
+def _report(told: dict[str, Any], log: BinaryIO | None) -> None:
+    """Tell whoever started us, if he is still there; from then on all that is printed goes to `log`."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(told).encode() + b"\n")
+    if log is not None:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+@contextlib.contextmanager
+def _door(place: Path) -> Iterator[socket.socket]:
+    """The socket through which the word comes. Addressed by descriptor: a path may be too long for it."""
+    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with socket.socket(socket.AF_UNIX) as door:
+            door.bind(f"/proc/self/fd/{directory}/go")
+            door.listen()
+            yield door
+    finally:
+        os.close(directory)
+
+
+def _wait_for_the_word(
+    door: socket.socket, order: Order, talk: Conversation, begin: Callable[[], bool]
+) -> bool:
+    """True once the word was "go" and `begin` has succeeded; False where it never came or was "stop"."""
+    deadline = time.monotonic() + ARMED_FOR
+    while True:
+        ready, _, _ = select.select([door, talk.come], [], [], max(0.0, deadline - time.monotonic()))
+        if talk.come in ready or not ready:  # the adapter, which nobody asked, has ended; or we are too old
+            return False
+        caller, _ = door.accept()
+        with caller, contextlib.suppress(OSError, ValueError):
+            caller.settimeout(HEARING)
+            said = json.loads(caller.makefile("rb").readline())
+            if said["word"] == "stop":
+                return False
+            ours = said["order"] == json.loads(json.dumps(asdict(order)))
+            if ours and said["word"] == "go" and not begin():
+                return False
+            with contextlib.suppress(OSError):  # who gave the word may have died meanwhile
+                caller.sendall(json.dumps({"ok": ours}).encode() + b"\n")
+            if ours and said["word"] == "go":
+                return True
+
+
+def _publish(config: Config, order: Order, place: Path, started: dict[str, Any], now: Check) -> bool:
+    """From here on it counts as started. False where it isn't: no room, or the directory was taken away.
+
+    rename(2) refuses where a run of that name is there already.
+    """
+    try:
+        _write(config, order, place, started, now)
+    except OSError as error:
+        print(f"the migration was not started: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _write(config: Config, order: Order, place: Path, started: dict[str, Any], now: Check) -> None:
+    write_json(place / "started.json", {**started, "started_at": timestamp()})
+    if now.state == "current":
+        nothing = {"applied": [], "transactional": now.transactional}
+        write_json(place / "outcome.json", {**judge(started, nothing, now), "seconds": 0.0})
+    os.unlink(place / "go")
+    place.chmod(0o755)
+    sync_directory(place)
+    os.rename(place, config.migrations / order.run_id)
+    sync_directory(config.migrations)
+
+
+def _look(config: Config, started: dict[str, Any], talk: Conversation) -> Check:
+    try:
+        answer = talk.ask("check", PATIENCE)
+    except TimeoutError as error:
+        return Check("unknown", message=str(error))
+    if answer is None:  # the adapter was killed, so by one of its own
+        return migrations.check(config, started["release"], started["run_id"])
+    return migrations.understood(config, started["release"], answer)
+
+
 if __name__ == "__main__":
-    # The lock, inherited as one more descriptor, is ours for as long as we live.
-    supervise(load_config(), sys.argv[1], Conversation(int(sys.argv[2]), int(sys.argv[3])))
+    main(load_config(), Order(sys.argv[1], sys.argv[2], tuple(filter(None, sys.argv[3].split(",")))))

@@ -5,39 +5,46 @@
     migrations/RUN_ID/log            what the migration printed
     migrations/RUN_ID/outcome.json   how it ended; published by rename, see migration_runner
 
-The directory is built under another name, with the lock already held, and renamed: its name is the
-at-most-once start, and nobody ever sees it without started.json or with the lock not yet taken.
-So: outcome there: finished. Lock held: running. Neither: unknown, never "failed".
+The directory appears complete, with the lock already held, by one rename: its name is the at-most-once
+start. So: outcome there: finished. Lock held: running. Neither: unknown, never "failed".
+
+Before, the runner may have been armed: started, ready, waiting for the word in migrations/.armed-RUN_ID.X.
+If it is gone by then, or too old, another one is started.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import json
 import os
+import select
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hostlib import adapters, migrations
-from hostlib.adapters import PATIENCE, Conversation
-from hostlib.files import read_json, sync_directory, write_json
+from hostlib import adapters, detached
+from hostlib.adapters import PATIENCE
+from hostlib.files import read_json
 from hostlib.locking import exclusive, held
-from hostlib.migration_runner import judge
-from hostlib.migrations import Check
-from hostlib.names import timestamp
+from hostlib.migration_runner import Order
 from hostlib.program import TOOLS, Config, Failure
 
-# Longer than a check may take: the one who starts holds the lock of the directory during it.
-WAIT = PATIENCE + 30
+# How long a runner that was told to go may take to begin, in seconds: it writes some files.
+BEGINNING = 30
+# How long one may take until it waits for the word, in seconds: it checks the database.
+READY = PATIENCE + 20
+# Longer than the one who starts holds the lock of the directory.
+WAIT = READY + BEGINNING + 20
 
 
 def is_running(config: Config, run_id: str) -> bool:
-    """True while the migration of `run_id` or its runner lives. Works without root."""
+    """True while the migration of `run_id` or its runner lives. Works for root and the deploy user."""
     run = config.migrations / run_id
     return not (run / "outcome.json").exists() and held(run / "lock")
 
@@ -48,101 +55,124 @@ def running(config: Config) -> list[dict[str, Any]]:
     return [read_json(path) or {} for path in paths if is_running(config, path.parent.name)]
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is asked for: as run `run_id`, bring the database to `target`, the heads of `release`."""
-
-    run_id: str
-    release: str
-    target: tuple[str, ...]
-
-
 def start(config: Config, order: Order) -> None:
     """Start the migration, unless it has none, or that run was started before.
 
     Raises Failure where nothing was started.
     """
     place = config.migrations / order.run_id
-    adapter = adapters.of_release(config, order.release, order.run_id)
     with exclusive(config.migrations, wait=WAIT):
-        if place.exists() or adapter is None:
+        if place.exists() or adapters.of_release(config, order.release) is None:
             return
-        try:
-            with (
-                _new_directory(config, order) as (new, lock, log),
-                adapters.conversation(adapter, log, pass_fds=(lock,)) as talk,
-            ):
-                now = _startable(config, order, talk)
-                _describe(new, order, now)
-                _publish(new, place)  # from here on it counts as started
-                if now.state == "pending":
-                    _hand_over(order.run_id, talk, lock, log)
-        except (OSError, subprocess.SubprocessError) as error:
-            if place.exists():
-                raise
-            raise _not_started(f"the migration can't be started: {error}") from error
+        for armed in _armed(config, order.run_id):
+            if _tell(armed, "go", order) or not _take_away(armed, place):
+                return
+        new = _launch(config, order)
+        if not _tell(new, "go", order) and _take_away(new, place):
+            raise _not_started("the runner died before it began")
+
+
+def arm(config: Config, order: Order) -> bool:
+    """Have a runner for `order` wait for the word; False where there is nothing to run or it was run.
+
+    Raises Failure where the migration could not be started. Runners that wait for other runs are ended:
+    whoever has the deploy lock is the only one who may start one.
+    """
+    place = config.migrations / order.run_id
+    with exclusive(config.migrations, wait=WAIT):
+        if place.exists() or adapters.of_release(config, order.release) is None:
+            return False
+        waiting = False
+        for armed in _armed(config, ""):
+            if not waiting and _tell(armed, "ask", order):
+                waiting = True
+            else:
+                _take_away(armed, place)
+        if not waiting:
+            _launch(config, order)
+    return True
+
+
+def disarm(config: Config, run_id: str) -> int:
+    """End the runners that wait for the word of `run_id`; returns how many there were."""
+    with exclusive(config.migrations, wait=WAIT):
+        found = _armed(config, run_id)
+        return sum(_take_away(armed, config.migrations / run_id) for armed in found)
+
+
+def _armed(config: Config, run_id: str) -> list[Path]:
+    """The directories of runners that wait; of all runs where `run_id` is empty."""
+    found = list(config.migrations.glob(f".armed-{run_id}.*" if run_id else ".armed-*"))
+    for dead in [path for path in found if not held(path / "lock")]:
+        shutil.rmtree(dead, ignore_errors=True)
+    return [path for path in found if path.exists()]
+
+
+def _tell(armed: Path, word: str, order: Order) -> bool:
+    """Say a word to a runner that waits. False where it can't be reached, or was armed for something else."""
+    with contextlib.suppress(OSError, ValueError), _connected(armed) as runner:
+        runner.settimeout(BEGINNING)
+        runner.sendall(json.dumps({"word": word, "order": asdict(order)}).encode() + b"\n")
+        return bool(json.loads(runner.makefile("rb").readline())["ok"])
+    return False
+
+
+def _take_away(armed: Path, place: Path) -> bool:
+    """Stop a runner from ever beginning: without its directory it can't. False where it has begun already."""
+    gone = armed.with_name(f".gone{armed.name}")
+    try:
+        os.rename(armed, gone)
+    except FileNotFoundError:
+        return not place.exists()
+    with contextlib.suppress(OSError), _connected(gone) as runner:
+        runner.settimeout(BEGINNING)
+        runner.sendall(b'{"word": "stop"}\n')
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
 
 
 @contextlib.contextmanager
-def _new_directory(config: Config, order: Order) -> Iterator[tuple[Path, int, BinaryIO]]:
-    """A directory that isn't published yet, the descriptor of its lock, which is held, and its log."""
-    new = config.migrations / f".new-{order.run_id}"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(mode=0o755)
-    lock = os.open(new / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    log = os.open(new / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def _connected(armed: Path) -> Iterator[socket.socket]:
+    directory = os.open(armed, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with os.fdopen(log, "wb") as file:
-            yield new, lock, file
+        with socket.socket(socket.AF_UNIX) as runner:
+            runner.connect(f"/proc/self/fd/{directory}/go")
+            yield runner
     finally:
-        os.close(lock)
-        shutil.rmtree(new, ignore_errors=True)
+        os.close(directory)
 
 
-def _startable(config: Config, order: Order, talk: Conversation) -> Check:
-    answer = talk.ask("check", PATIENCE) or {"error": "the adapter died"}
-    now = migrations.understood(config, order.release, answer)
-    if not now.known:
-        raise _not_started(f"the migration can't be started: {now.message}")
-    if sorted(now.target) != sorted(order.target):
-        heads, asked = migrations.revisions(now.target), migrations.revisions(order.target)
-        raise _not_started(f"release {order.release} needs revision {heads}, not {asked}")
-    return now
+def _launch(config: Config, order: Order) -> Path:
+    """Start a runner and return its directory once it waits for the word. Failure where it can't."""
+    argv = [sys.executable, "-m", "hostlib.migration_runner", order.run_id, order.release]
+    argv.append(",".join(order.target))
+    scope = detached.scope(f"deploytools-{config.application}-migration-{order.run_id}-{os.getpid()}")
+    with tempfile.TemporaryFile() as errors:
+        told = _told([*scope, *argv], errors) if scope else None
+        told = told or _told(argv, errors)
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().rsplit("\n", 1)[-1]
+    if told is None or not told["ok"]:
+        reason = told["what"] if told else said or "the runner gave no answer"
+        raise _not_started(f"the migration can't be started: {reason}")
+    return Path(told["place"])
 
 
-def _describe(new: Path, order: Order, now: Check) -> None:
-    started = {
-        **asdict(order),
-        "before": list(now.current),
-        "transactional": now.transactional,
-        "started_at": timestamp(),
-    }
-    write_json(new / "started.json", started)
-    if now.state == "current":
-        nothing = {"applied": [], "transactional": now.transactional}
-        write_json(new / "outcome.json", {**judge(started, nothing, now), "seconds": 0.0})
-
-
-def _publish(new: Path, place: Path) -> None:
-    """rename(2) refuses where a run of that name is there already."""
-    sync_directory(new)
-    os.rename(new, place)
-    sync_directory(place.parent)
-
-
-def _hand_over(run_id: str, talk: Conversation, lock: int, log: BinaryIO) -> None:
-    """Start the runner, which goes on with the conversation; neither a hang-up nor Ctrl-C reaches it."""
-    subprocess.Popen(
-        [sys.executable, "-m", "hostlib.migration_runner", run_id, str(talk.to), str(talk.come)],
+def _told(argv: Sequence[str], errors: BinaryIO) -> dict[str, Any] | None:
+    """What a runner says of itself once it is ready, or isn't; None where it never came to that."""
+    runner = detached.start(
+        argv,
         cwd=TOOLS,
         env={"PATH": adapters.PATH},
         stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        pass_fds=(lock, talk.to, talk.come),
-        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=errors,
     )
+    assert runner.stdout is not None
+    with runner.stdout as said:
+        if not select.select([said], [], [], READY)[0]:
+            return {"ok": False, "what": f"the runner was not ready in {READY} s"}
+        return json.loads(said.readline() or b"null")  # type: ignore[no-any-return]
 
 
 def _not_started(what: str) -> Failure:

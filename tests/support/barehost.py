@@ -85,8 +85,9 @@ def bare_host(**config: Any) -> Iterator[WebHost]:
         host.__exit__()
 
 
-def runner_of(host: WebHost) -> int:
-    """The pid of the one process on `host` that runs a migration."""
+def runners_of(host: WebHost) -> list[int]:
+    """The pids of the processes on `host` that run a migration, or wait to."""
+    found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -95,8 +96,14 @@ def runner_of(host: WebHost) -> int:
             except OSError:
                 continue
             if b"hostlib.migration_runner" in argv and cwd == str(host.tools):
-                return int(entry.name)
-    raise AssertionError("there is no runner")
+                found.append(int(entry.name))
+    return found
+
+
+def runner_of(host: WebHost) -> int:
+    """The only one of them."""
+    (runner,) = runners_of(host)
+    return runner
 
 
 def put_release(host: WebHost, release: str, **described: Any) -> Path:

@@ -151,6 +151,7 @@ ALL_STEPS = [
     ("web2", "upload /srv/guestbook/releases/.upload-r2.tar.gz"),
     ("web2", "release stage"),
     ("web1", "migrate check"),
+    ("web1", "migrate arm"),
     *((host, "down") for host in ("web1", "web2")),
     *((host, "drain") for host in ("web1", "web2")),
     ("web1", "migrate run"),
@@ -203,6 +204,7 @@ def test_a_failure_before_the_migration_is_undone_everywhere(tmp_path: Path) -> 
     after = world.said[world.said.index(("web2", "down")) + 1 :]
     assert after == [
         ("web1", "up"),
+        ("web1", "migrate disarm"),
         ("web1", "release discard"),
         ("web2", "release discard"),
         ("web1", "lock release"),

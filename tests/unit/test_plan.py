@@ -28,6 +28,7 @@ def test_the_window_is_the_table_of_the_design() -> None:
             plans.PREFLIGHT,
             plans.STAGE,
             plans.CHECK_MIGRATIONS,
+            plans.ARM,
             plans.MAINTENANCE_ON,
             plans.DRAIN,
             plans.MIGRATE,
@@ -49,6 +50,7 @@ def test_a_window_that_minus_h_limits_never_migrates_under_the_other_hosts(only:
     plan = plans.downtime_plan(limited(only), settings())
 
     assert not plan.has("migrate")
+    assert not plan.has("arm")
     (check,) = commands.do(plan, plans.CHECK_MIGRATIONS, Progress(), settings())
     assert isinstance(check, Command)
     assert check.argv[-3:] == ("--expect", "current", "--json")
@@ -96,22 +98,21 @@ def test_hooks_add_their_steps_where_the_design_has_them() -> None:
 
     found = names(plans.downtime_plan(BASE, settings(hooks=hooks)))
 
-    assert found[4:9] == ["maintenance-on", "quiesce", "drain", "backup", "migrate"]
+    assert found[5:10] == ["maintenance-on", "quiesce", "drain", "backup", "migrate"]
     assert found[-4:] == ["maintenance-off", "resume-workers", "prune", "unlock"]
 
 
 def test_an_application_without_a_database_has_no_migration_steps() -> None:
     found = names(plans.downtime_plan(BASE, settings(migrate=None)))
 
-    assert "migrate" not in found
-    assert "check-migrations" not in found
+    assert not {"check-migrations", "arm", "migrate"} & set(found)
 
 
 def test_nothing_of_the_release_is_done_while_the_site_is_down_that_could_be_done_before() -> None:
     found = names(plans.downtime_plan(BASE, settings()))
 
     before, inside = found[: found.index("maintenance-on")], found[found.index("maintenance-on") :]
-    assert {"lock", "preflight", "stage", "check-migrations"} == set(before)
+    assert {"lock", "preflight", "stage", "check-migrations", "arm"} == set(before)
     assert not {"stage", "preflight"} & set(inside)
 
 
