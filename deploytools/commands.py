@@ -16,6 +16,10 @@ from deploytools.settings import Settings
 SLACK = 30.0
 # A migration may take as long as it takes; this only bounds one following of its log.
 FOLLOW = 24 * 3600.0
+# The steps whose programs can be started before their turn.
+CAN_WAIT = ("lock", "maintenance-on", "maintenance-off", "unlock")
+# The program could do that itself, but would be started twice for it.
+AS_ROOT = 'if [ "$(id -u)" = 0 ] || ! [ -x "$1" ]; then exec "$@"; else exec sudo -n "$@"; fi'
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,15 @@ class Command:
         timeout: seconds after which we stop waiting for it. The command itself is not ended by that.
         repeatable: True where running it again under the same run id is asking, so that it may be
             sent again while the first one still runs. The operator's own hooks promise no such thing.
+        ahead: what starts the command before its turn: it does nothing until it is told to on its standard
+            input, and never does where that ends first. None where it has no such way.
     """
 
     argv: tuple[str, ...]
     stdin: bytes | None = None
     timeout: float = 60.0
     repeatable: bool = True
+    ahead: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
     """Given a step of a plan, return what carries it out on a host."""
     match step.name:
         case "lock":
-            return [Command(_acquire(plan, settings))]
+            return [_can_wait(_acquire(plan, settings))]
         case "preflight":
             told = expectation(settings, app=plan.operation == "deploy", migrates=False)
             return [Command(program(settings, "doctor", "--expected"), stdin=json.dumps(told).encode())]
@@ -116,7 +123,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
                 run_id=plan.run_id if plan.window else None,
                 force=plan.force,
             )
-            return [Command(switch(settings, "down", *options))]
+            return [_can_wait(switch(settings, "down", *options), as_root=settings.privileged)]
         case "quiesce":
             return _hook(plan, settings.hooks.quiesce)
         case "drain":
@@ -137,14 +144,36 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             return [Command(program(settings, "verify", "--release", _release(plan)))]
         case "maintenance-off":
             options = _options(run_id=plan.run_id) if plan.window else _options(force=plan.force)
-            return [Command(switch(settings, "up", *options))]
+            return [_can_wait(switch(settings, "up", *options), as_root=settings.privileged)]
         case "resume-workers":
             return _hook(plan, settings.hooks.resume)
         case "prune":
             return [Command(program(settings, "release", "prune", "--keep", str(settings.keep_releases)))]
         case "unlock":
-            return [Command(program(settings, "lock", "release", "--run-id", plan.run_id))]
+            return [_can_wait(program(settings, "lock", "release", "--run-id", plan.run_id))]
     raise ValueError(step.name)
+
+
+def ahead(plan: Plan, host: str, settings: Settings) -> list[Command]:
+    """Given a plan, return those of its programs on `host` that can be started before their turn.
+
+    The switch comes first; while it waits, it tells where the host stands.
+    """
+    steps = [step for step in plan.steps if step.name in CAN_WAIT and host in plan.hosts_of(step)]
+    steps.sort(key=lambda step: not step.name.startswith("maintenance"))
+    found = [item for step in steps for item in do(plan, step, Progress(), settings)]
+    if host == plan.lock_host:
+        found.append(journal(plan, settings, [], 0)[0])
+    return [item for item in found if isinstance(item, Command) and item.ahead]
+
+
+def greeting(line: bytes | None) -> dict[str, Any] | None:
+    """Given what a switch says while it waits, return where its host stands; None for anything else."""
+    try:
+        told = json.loads(line or b"")
+        return told if told["waiting"] else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def undo(  # noqa: PLR0911 - as in `do`
@@ -178,7 +207,8 @@ def undo(  # noqa: PLR0911 - as in `do`
 def journal(plan: Plan, settings: Settings, lines: Sequence[str], expect: int) -> tuple[Command, bytes]:
     """The program that keeps the journal of a run, and the line that makes it add `lines` after `expect`."""
     words = json.dumps({"expect": expect, "lines": list(lines)}).encode()
-    return Command(program(settings, "journal", "follow", plan.run_id), timeout=30), words
+    follow = program(settings, "journal", "follow", plan.run_id)
+    return Command(follow, timeout=30, ahead=follow), words
 
 
 @dataclass(frozen=True)
@@ -231,6 +261,12 @@ def _no_answer(name: str, exit_code: int, output: str) -> dict[str, str]:
     if "sudo:" in output:
         return {"what": f"{name} may not use sudo: {last}", "next": "fab setup"}
     return {"what": f"{name} ended with exit code {exit_code}: {last}", "next": "fab status"}
+
+
+def _can_wait(argv: tuple[str, ...], *, as_root: bool = False) -> Command:
+    """A command for a host program that has --when-told. It goes on as root before it waits."""
+    waiting = (*argv, "--when-told")
+    return Command(argv, ahead=("sh", "-c", AS_ROOT, "sh", *waiting) if as_root else waiting)
 
 
 def _acquire(plan: Plan, settings: Settings) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ The engine knows no step by name. What comes next is `saga`'s to say, how it is 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -117,11 +118,12 @@ class Engine:
         self.reporter.step(self.plan, step, act.hosts, undo=undo)
         begun = self.clock()
         answers = self._ask(progress, act, attempted)
+        seconds = self.clock() - begun
+        records = []
         for host in act.hosts:
-            seconds = self.clock() - begun
             self.reporter.answer(step, host, answers[host], seconds)
-            record = journal.outcome(step.name, host, answers[host], undo=undo, seconds=seconds)
-            progress = self._record(progress, record)
+            records.append(journal.outcome(step.name, host, answers[host], undo=undo, seconds=seconds))
+        progress = self._record(progress, *records)
         if step.name == "lock" and not undo and answers[self.plan.lock_host].mark.state is State.OK:
             self.attach()
         return progress
@@ -175,11 +177,11 @@ class Engine:
                 break
         return answer
 
-    def _record(self, progress: Progress, record: Record, *, flush: bool = False) -> Progress:
-        self.journal.append(record)
+    def _record(self, progress: Progress, *records: Record, flush: bool = False) -> Progress:
+        self.journal.append(*records)
         if flush:
             self._flush()
-        return journal.advance(progress, record)
+        return functools.reduce(journal.advance, records, progress)
 
     def _explain(self) -> None:
         """Give the lock host a last record. It only explains: nothing is done after it."""

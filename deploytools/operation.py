@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from deploytools import commands, journal, saga, setup
+from deploytools import commands, journal, saga, setup, survey
 from deploytools.conclusion import conclude, standing
 from deploytools.engine import Engine, JournalLost, Reporter, Stop, run
 from deploytools.errors import (
@@ -151,28 +151,62 @@ def set_up(settings: Settings, fleet: Fleet, *, plan_only: bool) -> dict[str, li
 def base_plan(
     operation: str,
     settings: Settings,
-    statuses: Mapping[str, Status],
+    statuses: Mapping[str, Status] | None = None,
     *,
     exclude: Sequence[str] | None = None,
     **about: Any,
 ) -> Plan:
-    """Given what the hosts serve now, return a plan without steps: who, where, on what."""
+    """Given what the hosts serve now, if that is known, return a plan without steps: who, where, on what."""
     by, laptop = operator()
     names = [str(host) for host in settings.hosts if str(host) not in (exclude or ())]
     return Plan(
         operation=operation,
         run_id=new_run_id(),
         application=settings.application,
-        targets=tuple(
-            Target(name, statuses[name]["release"], statuses[name]["maintenance"]["state"] == "down")
-            for name in names
-        ),
+        targets=tuple(_target(name, statuses[name]) if statuses else Target(name) for name in names),
         lock_host=str(settings.lock_host),
         steps=(),
         by=by,
         laptop=laptop,
         **about,
     )
+
+
+def _target(name: str, status: Status) -> Target:
+    return Target(name, status["release"], status["maintenance"]["state"] == "down")
+
+
+def get_ready(plan: Plan, settings: Settings, fleet: Fleet) -> Plan:
+    """Connect to every host, start what can wait there for its turn; return the plan for what they serve now.
+
+    That takes no longer than to ask them. A host where nothing can be started is asked by `status`.
+    Raises Unreachable with a line per host that can't be reached, and what `survey.ask` raises. Nothing
+    has been changed then.
+    """
+
+    def begin(remote: Remote) -> Status | None:
+        programs = commands.ahead(plan, remote.name, settings)
+        remote.start(programs)
+        if remote.name not in plan.hosts:
+            return {}  # only the lock and the journal are there
+        status = commands.greeting(remote.greeting(programs[0]))
+        if status is None:
+            remote.dismiss(programs[0])
+        return status
+
+    found, lost, silent = {}, {}, []
+    for host, outcome in fleet.map(begin).items():
+        if not isinstance(outcome, Ok):
+            lost[host] = outcome.error
+        elif outcome.value is None:
+            silent.append(host)
+        else:
+            found[host] = outcome.value
+    if lost:
+        raise unreachable(lost)
+    if silent:
+        found.update(survey.ask(fleet, settings, "status", hosts=silent))
+    return replace(plan, targets=tuple(_target(host, found[host]) for host in plan.hosts))
 
 
 def carry_out(

@@ -16,7 +16,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -29,6 +29,7 @@ from deploytools.ssh import channel as channels
 from deploytools.ssh import login, options
 from deploytools.ssh.options import SshOptions
 from deploytools.ssh.routes import Gateways, proxy_command
+from deploytools.ssh.waiting import Waiting
 
 if TYPE_CHECKING:
     from deploytools.commands import Command
@@ -42,6 +43,8 @@ UPLOAD = 900.0
 # Between two attempts to end a wait that is over its limit, in seconds.
 GLANCE = 0.1
 
+# What a waiting program is told.
+GO = b"go\n"
 # What the end of a connection looks like.
 BROKEN = (SSHException, EOFError, OSError)
 # paramiko logs tracebacks, and Python prints what nobody handles.
@@ -127,7 +130,7 @@ class Remote:
         self._connection: Connection | None = None
         self._cleanup = contextlib.ExitStack()
         self._unfinished: list[Channel] = []
-        self._talks: dict[tuple[str, ...], Channel] = {}
+        self._waiting = Waiting()
         self._latest: Channel | None = None
 
     @property
@@ -163,7 +166,34 @@ class Remote:
             cleanup, self._cleanup = self._cleanup, contextlib.ExitStack()
         cleanup.close()
         self._unfinished.clear()
-        self._talks.clear()
+        self._waiting.clear()
+
+    def start(self, commands: Sequence[Command]) -> None:
+        """Start the programs that can wait for their turn (Command.ahead), all at the same time.
+
+        To tell one to go on, which `run` and `ask` of the same command do, takes one round trip; to start
+        it takes two more, and its own time. One that can't be started here is started by them. They have
+        changed nothing until they are told, and end with the connection. Raises as `open` does.
+        """
+        self.open()
+        lines = {command.argv: _shell_line(command.ahead) for command in commands if command.ahead}
+        self._waiting.start(self._transport(), lines, GRACE)
+
+    def greeting(self, command: Command) -> bytes | None:
+        """The line by which a started program says that it waits; None where none waits."""
+        channel = self._waiting.get(command.argv)
+        if channel is None:
+            return None
+        try:
+            return channels.read_line(channel, time.monotonic() + GRACE)
+        except (channels.TimeUp, *BROKEN):
+            return None
+
+    def dismiss(self, command: Command) -> None:
+        """Let a started program end without having been told to go on."""
+        channel = self._waiting.take(command.argv)
+        if channel is not None:
+            channel.close()
 
     def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
         """Run a command and return how it ended, whatever its exit code.
@@ -175,14 +205,17 @@ class Remote:
 
         Raises Unreachable where it was not sent, LinkLost or StillRunning where it was.
         """
-        line = _shell_line(command.argv)
-        channel = self._session()
+        line, stdin = _shell_line(command.argv), command.stdin or b""
+        waiting = self._waiting.take(command.argv)
+        channel = waiting or self._session()
         begun = time.monotonic()
         with self._limit(command.timeout + GRACE):
             self.sent += 1
             try:
-                channel.exec_command(line)
-                stdin = command.stdin or b""
+                if waiting is None:
+                    channel.exec_command(line)
+                else:
+                    stdin = GO + stdin
                 stdout, stderr = channels.converse(channel, stdin, begun + command.timeout, on_line)
             except channels.TimeUp as late:
                 # Not closed: that would take away the command's stdout, and SIGPIPE kills.
@@ -216,15 +249,16 @@ class Remote:
         The program is started for the first line and stays until the connection is closed.
         Raises Unreachable where the line was not sent; LinkLost or StillRunning where that isn't known.
         """
-        channel = self._talks.get(command.argv)
-        if channel is None or channel.closed:
-            channel = self._talks[command.argv] = self._session()
+        channel = self._waiting.get(command.argv)
+        if channel is None:
+            channel = self._session()
             channel.exec_command(_shell_line(command.argv))
+            self._waiting.keep(command.argv, channel)
         self.sent += 1
         try:
             return channels.exchange(channel, line, time.monotonic() + command.timeout)
         except (channels.TimeUp, *BROKEN) as error:
-            self._talks.pop(command.argv, None)
+            self._waiting.take(command.argv)
             channel.close()
             if isinstance(error, channels.TimeUp):
                 what = f"{command.argv[0]} on {self.name} gave no answer in {command.timeout:g} s"

@@ -213,7 +213,7 @@ class Fleet:
     """`connect_timeout` is seconds, `parallel` a number of hosts."""
 
     connect_timeout: Duration = 10.0
-    parallel: Parallel = 32
+    parallel: Parallel = 100
 
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)

@@ -58,9 +58,18 @@ def exchange(channel: Channel, line: bytes, deadline: float) -> bytes:
     Raises TimeUp at the deadline (by time.monotonic()), EOFError where the program has ended.
     """
     channel.settimeout(max(0.1, deadline - time.monotonic()))
-    answer = bytearray()
     try:
         channel.sendall(line + b"\n")
+    except TimeoutError:
+        raise TimeUp from None
+    return read_line(channel, deadline)
+
+
+def read_line(channel: Channel, deadline: float) -> bytes:
+    """Return the one line that a program prints before it waits for us. Raises as `exchange` does."""
+    channel.settimeout(max(0.1, deadline - time.monotonic()))
+    answer = bytearray()
+    try:
         while not answer.endswith(b"\n"):
             block = channel.recv(BLOCK)
             if not block:

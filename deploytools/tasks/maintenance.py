@@ -49,13 +49,12 @@ def maint_up(c: Any, force: str | None = None, exclude: Any = None) -> None:
 
 def _switch(c: Any, name: str, exclude: Any, shape: Any, **about: Any) -> None:
     from deploytools import operation as op
-    from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report import PlainReporter, summary
 
     settings = current_settings(c)
-    with op.connected(settings, exclude) as fleet:
-        statuses = survey.ask(fleet, settings, "status")
-        plan = shape(op.base_plan(name, settings, statuses, exclude=exclude, **about))
+    with op.opened(settings, exclude) as fleet:
+        plan = shape(op.base_plan(name, settings, exclude=exclude, **about))
+        plan = op.get_ready(plan, settings, fleet)
         finished = op.carry_out(plan, settings, fleet, PlainReporter(sys.stderr))
     print(summary(finished.records))

@@ -28,6 +28,12 @@ Result = dict[str, Any]
 JSON = argparse.ArgumentParser(add_help=False)
 JSON.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
+# Parent of the parsers of programs that can wait: see `wait_until_told`.
+WHEN_TOLD = argparse.ArgumentParser(add_help=False)
+WHEN_TOLD.add_argument(
+    "--when-told", action="store_true", help="begin when a line comes on standard input, or end with it"
+)
+
 
 class Failure(Exception):
     """A failure to be told: what, the state it leaves, the next command, and the exit code."""
@@ -92,6 +98,14 @@ class Config:
         return self.root / "current"
 
     @property
+    def release(self) -> str | None:
+        """The release that `current` points at; None before the first deploy."""
+        try:
+            return Path(os.readlink(self.current)).name
+        except FileNotFoundError:
+            return None
+
+    @property
     def state(self) -> Path:
         """The lock and the journals; used on the lock host."""
         return self.root / "state"
@@ -121,6 +135,20 @@ def become_root(config: Config, program: Path) -> None:
     """Go on as root through sudo where the application was set up that way; does not return then."""
     if config.privileged and os.geteuid() != 0:
         os.execvp("sudo", ["sudo", "-n", str(program), *sys.argv[1:]])
+
+
+def wait_until_told(arguments: argparse.Namespace, **about: Any) -> None:
+    """With --when-told say that it waits, and `about` what; return when a line comes on standard input.
+
+    The start of Python, of its modules and of sudo is over then, and what follows takes milliseconds.
+    Raises Failure (exit code 2) where standard input ends instead.
+    """
+    if not arguments.when_told:
+        return
+    told = json.dumps({"waiting": True, **about})
+    print(told if arguments.json else "ready; waiting for a line", flush=True)
+    if not sys.stdin.readline():
+        raise Failure("it was not told to begin", state="nothing was changed", exit_code=USAGE)
 
 
 def become_owner(directory: Path) -> None:

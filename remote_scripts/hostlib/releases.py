@@ -43,10 +43,7 @@ def manifest(config: Config, release: str) -> dict[str, Any]:
 
 def current(config: Config) -> str | None:
     """The release that `current` points at; None before the first deploy."""
-    try:
-        return Path(os.readlink(config.current)).name
-    except FileNotFoundError:
-        return None
+    return config.release
 
 
 def previous(config: Config) -> str | None:

@@ -262,6 +262,123 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(fresh: Remote) -> None:
         fresh.ask(Command(("sh", "-c", "read line; exec tail -f /dev/null"), timeout=0.2), b"one")
 
 
+# Programs that are started before their turn
+
+WAITS = 'echo x >> "$0/started"; read word || exit 2; echo "$word" >> "$0/told"; echo done'
+
+
+def waits(directory: Path) -> Command:
+    plain = 'echo x >> "$0/plain"; echo done'
+    argv = ("sh", "-c", plain, str(directory))
+    return Command(argv, timeout=PATIENCE, ahead=("sh", "-c", f"echo ready; {WAITS}", str(directory)))
+
+
+def test_a_program_started_before_its_turn_goes_on_when_it_is_run(fresh: Remote, tmp_path: Path) -> None:
+    command, sent = waits(tmp_path), fresh.sent
+    fresh.start([command])
+
+    assert fresh.greeting(command) == b"ready"
+    eventually((tmp_path / "started").exists)
+    assert (fresh.sent, (tmp_path / "told").exists()) == (sent, False)  # so far nothing can have changed
+
+    result = fresh.run(command)
+
+    assert (result.exit_code, result.stdout) == (0, "done\n")
+    assert (tmp_path / "told").read_text() == "go\n"
+    assert fresh.sent == sent + 1
+    assert not (tmp_path / "plain").exists()
+
+
+def test_it_is_told_once_and_run_plainly_the_second_time(fresh: Remote, tmp_path: Path) -> None:
+    command = waits(tmp_path)
+    fresh.start([command])
+    fresh.run(command)
+
+    assert fresh.run(command).stdout == "done\n"
+    assert (tmp_path / "plain").read_text() == "x\n"
+
+
+def test_programs_are_started_at_the_same_time(fresh: Remote, tmp_path: Path) -> None:
+    """Each of these is ready only when the other one has begun."""
+    script = 'touch "$0/$1"; until [ -e "$0/$2" ]; do sleep 0.01; done; echo ready; read word'
+    one, two = (
+        Command(("true", name), ahead=("sh", "-c", script, str(tmp_path), name, other))
+        for name, other in (("one", "two"), ("two", "one"))
+    )
+    fresh.start([one, two])
+
+    assert (fresh.greeting(one), fresh.greeting(two)) == (b"ready", b"ready")
+
+
+def test_what_waits_for_a_line_is_asked_without_being_started_again(fresh: Remote, tmp_path: Path) -> None:
+    argv = ("sh", "-c", f"echo x >> {tmp_path}/starts; exec {shlex.join(ECHO)}")
+    talker = Command(argv, ahead=argv)
+    fresh.start([talker])
+
+    assert [fresh.ask(talker, line) for line in (b"one", b"two")] == [b"one!", b"two!"]
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_a_program_that_waits_ends_untold_with_its_connection(fresh: Remote, tmp_path: Path) -> None:
+    command = Command(("true",), ahead=("sh", "-c", 'read word; echo "$?" > "$0/read"', str(tmp_path)))
+    fresh.start([command])
+    fresh.close()
+
+    eventually(lambda: (tmp_path / "read").exists() and (tmp_path / "read").read_text())
+    assert (tmp_path / "read").read_text() == "1\n"
+
+
+def test_a_program_that_is_dismissed_ends_untold(fresh: Remote, tmp_path: Path) -> None:
+    command = waits(tmp_path)
+    fresh.start([command])
+    fresh.dismiss(command)
+
+    assert fresh.run(command).stdout == "done\n"
+    assert (tmp_path / "plain").exists()
+    assert not (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize("ahead", [None, ("sh", "-c", "exit 3"), ("/does/not/exist",)])
+def test_what_can_not_wait_is_run_plainly(fresh: Remote, tmp_path: Path, ahead: tuple[str, ...]) -> None:
+    command = Command(waits(tmp_path).argv, ahead=ahead)
+    fresh.start([command])
+
+    assert fresh.greeting(command) is None
+    assert fresh.run(command).stdout == "done\n"
+    assert (tmp_path / "plain").exists()
+
+
+def test_a_program_whose_link_died_while_it_waited_is_run_plainly_on_a_new_one(
+    sshd: Sshd, fresh: Remote, tmp_path: Path
+) -> None:
+    command = waits(tmp_path)
+    fresh.start([command])
+    assert fresh.greeting(command) == b"ready"
+    sshd.kill_sessions()
+    eventually(lambda: not fresh.alive)
+
+    assert fresh.run(command).stdout == "done\n"
+    assert (tmp_path / "plain").exists()
+    assert not (tmp_path / "told").exists()
+
+
+def test_a_link_that_dies_after_a_waiting_program_was_told_is_lost(
+    sshd: Sshd, fresh: Remote, tmp_path: Path
+) -> None:
+    script = 'echo ready; read word; echo $$ > "$0/pid"; until [ -e "$0/go" ]; do sleep 0.01; done'
+    command = Command(("true",), timeout=PATIENCE, ahead=("sh", "-c", script, str(tmp_path)))
+    fresh.start([command])
+    cut = threading.Thread(
+        target=lambda: (eventually((tmp_path / "pid").exists), sshd.kill_sessions()), daemon=True
+    )
+    cut.start()
+
+    with pytest.raises(LinkLost):
+        fresh.run(command)
+    cut.join(PATIENCE)
+    (tmp_path / "go").touch()
+
+
 def test_what_a_command_leaves_in_the_background_does_not_make_it_unfinished(
     remote: Remote, tmp_path: Path
 ) -> None:

@@ -52,6 +52,47 @@ def test_maintenance_is_switched_in_its_own_directory_in_the_name_of_the_run() -
     )
 
 
+def test_the_switch_and_what_keeps_the_lock_and_the_journal_can_be_started_before_their_turn() -> None:
+    plan = plans.maintenance_plan(BASE, down=True)
+
+    switch, acquire, release, journal = commands.ahead(plan, "web1", SETTINGS)
+    (elsewhere,) = commands.ahead(plan, "web2", SETTINGS)
+
+    assert switch == elsewhere == commands.do(plan, plans.MAINTENANCE_ON, Progress(), SETTINGS)[0]
+    assert switch.argv[0] == "/etc/lighttpd/down"
+    assert acquire == commands.do(plan, plans.LOCK, Progress(), SETTINGS)[0]
+    assert release == commands.do(plan, plans.UNLOCK, Progress(), SETTINGS)[0]
+    assert journal.argv == journal.ahead == commands.journal(plan, SETTINGS, ["{}"], 3)[0].argv
+
+
+def test_without_a_lock_the_journal_is_started_all_the_same() -> None:
+    plan = plans.maintenance_plan(replace(BASE, force="run-0"), down=False)
+
+    assert [command.argv[0] for command in commands.ahead(plan, "web1", SETTINGS)] == [
+        "/etc/lighttpd/up",
+        f"{TOOLS}/journal",
+    ]
+
+
+def test_a_program_that_waits_is_root_already_where_it_has_to_be() -> None:
+    plan = plans.maintenance_plan(BASE, down=True)
+
+    switch, acquire, *_ = commands.ahead(plan, "web1", SETTINGS)
+    (in_sandbox, *_) = commands.ahead(plan, "web1", replace(SETTINGS, privileged=False))
+
+    assert switch.ahead == ("sh", "-c", commands.AS_ROOT, "sh", *switch.argv, "--when-told")
+    assert acquire.ahead == (*acquire.argv, "--when-told")
+    assert in_sandbox.ahead == (*in_sandbox.argv, "--when-told")
+
+
+@pytest.mark.parametrize(
+    "line", [None, b"", b"not JSON", b"[]", b'{"ok": false, "error": {}}', b'{"waiting": false}']
+)
+def test_only_a_switch_that_waits_tells_where_its_host_stands(line: bytes | None) -> None:
+    assert commands.greeting(line) is None
+    assert commands.greeting(b'{"waiting": true, "release": "r1"}') == {"waiting": True, "release": "r1"}
+
+
 def test_maintenance_by_hand_names_no_run() -> None:
     by_hand = plans.maintenance_plan(BASE, down=True)
 

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from deploytools import operation
-from deploytools.errors import HostKeyRejected, InMaintenance, Unfinished, UsageError
+from deploytools import plan as plans
+from deploytools.commands import Command
+from deploytools.errors import (
+    HostKeyRejected,
+    InMaintenance,
+    OperationFailed,
+    Unfinished,
+    Unreachable,
+    UsageError,
+)
 from deploytools.fleet import Fleet
 from deploytools.operation import unreachable
+from deploytools.plan import Target
 from deploytools.report import error_text
 from deploytools.settings import Host
+from tests.support.values import BASE
 from tests.unit.test_engine import SETTINGS, WINDOW, FakeHost, Silent, World, failing
 
 
 class Linked(FakeHost):
     sent = 0
+    greetings: ClassVar[dict[str, bytes]] = {}
 
     def open(self) -> None: ...
     def close(self) -> None: ...
+    def start(self, programs: list[Command]) -> None:
+        self.started = programs
+
+    def greeting(self, command: Command) -> bytes | None:
+        assert command == self.started[0]
+        return self.greetings.get(self.name)
+
+    def dismiss(self, command: Command) -> None: ...
 
 
 def fleet(world: World, *names: str) -> Fleet[Any]:
@@ -54,6 +75,59 @@ def test_a_run_is_not_resumed_on_hosts_that_it_does_not_have(held: World, exclud
         operation.resume(held.stored, SETTINGS, left, Silent(), exclude=exclude)  # type: ignore[arg-type]
 
     assert held.said == []
+
+
+UP = {"maintenance": {"state": "up"}, "release": "r1"}
+DOWN = {"maintenance": {"state": "down"}, "release": "r2"}
+HOSTS = {"web1": UP, "web2": DOWN}
+
+
+def test_hosts_get_ready_and_say_where_they_stand_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = {name: json.dumps({"waiting": True, **status}).encode() for name, status in HOSTS.items()}
+    monkeypatch.setattr(Linked, "greetings", waiting)
+    world = World()
+    with fleet(world, "web1", "web2") as both:
+        plan = operation.get_ready(plans.maintenance_plan(BASE, down=True), SETTINGS, both)
+
+    assert plan.targets == (Target("web1", "r1", down=False), Target("web2", "r2", down=True))
+    assert world.said == []
+
+
+def test_a_host_where_nothing_can_wait_is_asked_by_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Linked, "greetings", {"web1": b'{"waiting": true, ' + json.dumps(UP).encode()[1:]})
+    world = World({("web2", "status"): [(0, {"ok": True, **DOWN})]})
+    with fleet(world, "web1", "web2") as both:
+        plan = operation.get_ready(plans.maintenance_plan(BASE, down=True), SETTINGS, both)
+
+    assert plan.down_before == ("web2",)
+    assert world.said == [("web2", "status")]
+
+
+def test_a_host_that_was_never_set_up_stops_it_before_anything_is_changed() -> None:
+    absent = failing("status is not installed", 127)
+    world = World({("web2", "status"): [absent], ("web1", "status"): [(0, {"ok": True, **UP})]})
+    with fleet(world, "web1", "web2") as both, pytest.raises(OperationFailed, match="1 of 2") as caught:
+        operation.get_ready(plans.maintenance_plan(BASE, down=True), SETTINGS, both)
+
+    assert caught.value.state == "nothing was changed"
+    assert {word for _, word in world.said} == {"status"}
+
+
+def test_a_host_that_can_not_be_reached_stops_it_before_anything_is_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: Linked) -> None:
+        if self.name == "web2":
+            raise Unreachable("no answer from web2")
+
+    monkeypatch.setattr(Linked, "open", refuse)
+    world = World()
+    with fleet(world, "web1", "web2") as both, pytest.raises(Unreachable, match="1 host could not") as caught:
+        operation.get_ready(plans.maintenance_plan(BASE, down=True), SETTINGS, both)
+
+    assert caught.value.exit_code == 6
+    assert caught.value.details == ("web2: no answer from web2",)
+    assert world.said == []
 
 
 def test_a_refused_host_key_is_told_with_the_fingerprint_to_compare() -> None:

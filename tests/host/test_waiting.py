@@ -1,0 +1,106 @@
+"""`--when-told`: a program that is started before its turn changes nothing until a line tells it to begin."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.barehost import bare_host
+from tests.support.webhost import WebHost
+
+ACQUIRE = ("acquire", "--run-id=run1", "--by=ann", "--laptop=desk", "--operation=maint-down")
+
+
+@contextmanager
+def waiting(host: WebHost, program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    argv = [str(host.tools / program), *arguments, "--when-told", "--json"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(argv, text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(process: subprocess.Popen[str]) -> dict[str, object]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    told: dict[str, object] = json.loads(line)
+    return told
+
+
+@pytest.fixture
+def site(web_host: WebHost) -> WebHost:
+    web_host.serve()
+    return web_host
+
+
+def test_down_waits_says_where_the_host_stands_and_goes_down_when_told(site: WebHost) -> None:
+    with waiting(site, "down", "--by=ann") as down:
+        greeting = said(down)
+        assert not site.get().in_maintenance
+
+        result, _ = down.communicate("go\n", timeout=30)
+
+    assert greeting["waiting"] is True
+    assert greeting["maintenance"]["state"] == "up"  # type: ignore[index]
+    assert greeting["release"] is None
+    assert (down.returncode, json.loads(result)["state"]) == (0, "down")
+    assert site.get().in_maintenance
+
+
+def test_up_waits_too(site: WebHost) -> None:
+    assert site.run("down").code == 0
+    with waiting(site, "up") as up:
+        greeting = said(up)
+        assert site.get().in_maintenance
+
+        up.communicate("go\n", timeout=30)
+
+    assert greeting["maintenance"]["state"] == "down"  # type: ignore[index]
+    assert up.returncode == 0
+    assert not site.get().in_maintenance
+
+
+def test_a_window_that_opens_meanwhile_counts(site: WebHost) -> None:
+    with waiting(site, "up") as up:
+        said(up)
+        assert site.run("down", "--run-id=run2", "--by=bob").code == 0
+
+        result, _ = up.communicate("go\n", timeout=30)
+
+    assert up.returncode == 5
+    assert "run2" in json.loads(result)["error"]["what"]
+    assert site.get().in_maintenance
+
+
+@pytest.mark.parametrize("program", ["down", "up"])
+def test_a_switch_whose_operator_goes_away_changes_nothing(site: WebHost, program: str) -> None:
+    site.run("up" if program == "down" else "down")
+    before = site.get().in_maintenance
+    with waiting(site, program) as process:
+        said(process)
+        result, _ = process.communicate(timeout=30)  # the end of its standard input
+
+    assert (process.returncode, json.loads(result)["error"]["state"]) == (2, "nothing was changed")
+    assert site.get().in_maintenance is before
+
+
+def test_the_lock_is_taken_and_let_go_when_told() -> None:
+    with bare_host() as host, waiting(host, "lock", *ACQUIRE) as acquire:
+        with waiting(host, "lock", "release", "--run-id=run1") as release:
+            said(acquire)
+            said(release)
+            assert host.run("lock", "show").json["lock"] is None
+
+            acquire.communicate("go\n", timeout=30)
+            assert host.run("lock", "show").json["lock"]["run_id"] == "run1"
+
+            release.communicate("go\n", timeout=30)
+            assert host.run("lock", "show").json["lock"] is None
+        assert (acquire.returncode, release.returncode) == (0, 0)
