@@ -7,16 +7,15 @@ from datetime import datetime, timedelta, timezone
 
 from deploytools.errors import UsageError
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 
 def parse_until(text: str, now: datetime | None = None) -> str:
-    """Given +30m, HH:MM (the next one, in the laptop's time zone) or ISO 8601, return it as ISO 8601.
+    """Given +1h30m, HH:MM (the next one, in the laptop's time zone) or ISO 8601, return it as ISO 8601.
 
-    Raises UsageError for anything else, and for a moment that has passed.
+    Raises UsageError for anything else, and for a moment that has passed. The host programs read the same
+    forms (hostlib.arguments).
     """
     now = (now or datetime.now(timezone.utc)).astimezone()
-    moment = _parse(text, now)
+    moment = _parse(text.strip(), now)
     if moment is None:
         raise UsageError(
             f"can't read the time {text!r}", where="--until", next="use +30m, 14:30 or 2026-01-31T14:30+01:00"
@@ -27,11 +26,14 @@ def parse_until(text: str, now: datetime | None = None) -> str:
 
 
 def _parse(text: str, now: datetime) -> datetime | None:
-    if match := re.fullmatch(r"\+(\d{1,6})([smhd])", text):
-        return now + timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if match := re.fullmatch(r"\+(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return now + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if match := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text):
-        moment = now.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
-        return moment if moment > now else moment + timedelta(days=1)
+        # Without its zone, so that tomorrow may be on the other side of a change of the clocks.
+        local = now.replace(tzinfo=None)
+        moment = local.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
+        return (moment if moment > local else moment + timedelta(days=1)).astimezone()
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:

@@ -32,7 +32,7 @@ def line(text: str) -> str:
 def moment(text: str, now: float | None = None) -> int:
     """A moment to come, in seconds since the epoch (as `now` is).
 
-    Given as +90s, +30m, +1h30m, as the next HH:MM, or as an ISO 8601 date and time. Without a zone
+    Given as +90s, +30m, +1h30m, +2d, as the next HH:MM, or as an ISO 8601 date and time. Without a zone
     it is in this host's time.
     """
     now = time.time() if now is None else now
@@ -49,10 +49,10 @@ def moment(text: str, now: float | None = None) -> int:
 
 
 def _parsed(text: str, now: float) -> float:
-    ahead = re.fullmatch(r"\+(?=\d)(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s)?", text)
+    ahead = re.fullmatch(r"\+(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text)
     if ahead:
-        hours, minutes, secs = (int(part or 0) for part in ahead.groups())
-        return now + timedelta(hours=hours, minutes=minutes, seconds=secs).total_seconds()
+        days, hours, minutes, secs = (int(part or 0) for part in ahead.groups())
+        return now + timedelta(days=days, hours=hours, minutes=minutes, seconds=secs).total_seconds()
     clock = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)
     if clock:
         # Without its zone, so that tomorrow may be on the other side of a change of the clocks.

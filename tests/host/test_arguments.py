@@ -29,6 +29,7 @@ def central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("+90s", "2030-06-05T12:02:00+02:00"),
         ("+30m", "2030-06-05T12:30:30+02:00"),
         ("+1h30m", "2030-06-05T13:30:30+02:00"),
+        ("+2d1h", "2030-06-07T13:00:30+02:00"),
         ("+36h", "2030-06-07T00:00:30+02:00"),
         ("14:30", "2030-06-05T14:30:00+02:00"),
         ("9:05", "2030-06-06T09:05:00+02:00"),
@@ -53,7 +54,7 @@ def test_tomorrow_may_be_after_a_change_of_the_clocks() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "+", "30m", "+30", "+m", "25:00", "12:60", "soon", "+1d", "-30m", "2030-13-01", "9999999"]
+    "text", ["", "+", "30m", "+30", "+m", "25:00", "12:60", "soon", "+1w", "-30m", "2030-13-01", "9999999"]
 )
 def test_anything_else_is_no_end(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is no end: write"):
