@@ -92,6 +92,7 @@ class Host:
     def boot(self, *, wait: bool = True) -> None:
         """Switch it on, and wait until sshd and lighttpd answer (see `wait_until_reachable`)."""
         assert not self.is_running, f"{self.name} is running"
+        self._in_fleet("ip", "link", "set", self.name, "up")
         cgroups = self._place.cgroups(self.name)
         for cgroup in cgroups:
             cgroup.mkdir(exist_ok=True)
@@ -125,13 +126,13 @@ class Host:
 
     def stop(self) -> None:
         """Shut it down in good order."""
-        self.run(["systemctl", "poweroff", "--no-wall"])
+        self.run(["systemctl", "poweroff", "--no-wall"], check=False)  # it may be ended by it
         self._wait_for_end()
 
     def reboot(self) -> None:
         """Shut it down in good order and boot it again; returns when it is reachable."""
         before = self.boot_id
-        self.run(["systemctl", "reboot", "--no-wall"])
+        self.run(["systemctl", "reboot", "--no-wall"], check=False)  # it may be ended by it
 
         def again() -> bool:
             try:
@@ -309,11 +310,15 @@ class Host:
     def small_disk(self, path: str, *, free: int = 0, inodes: int | None = None) -> None:
         """Give a directory a disk of its own, with its content and so much left; see `fill_disk`.
 
-        It takes the place of an earlier one. Gone after a boot, with all that was written to it.
+        Once more for the same directory, it changes what is left. Gone after a boot, with all that was
+        written to it.
         """
         script = f"""
         resize() {{ {RESIZE} }}
-        umount "$1" 2>/dev/null || true
+        if findmnt --noheadings --source small --mountpoint "$1" >/dev/null; then
+          resize "$1" "$2" "$3"
+          exit
+        fi
         disk=$(mktemp -d)
         mount -t tmpfs -o mode=755 small "$disk"
         chown --reference="$1" "$disk"
@@ -383,6 +388,8 @@ class Host:
     def _wait_for_end(self) -> None:
         assert self._nspawn is not None
         self._nspawn.wait(60)
+        # Its network namespace is still there, and the kernel would refuse connections in its name.
+        self._in_fleet("ip", "link", "set", self.name, "down")
 
 
 def wait_until(condition: Callable[[], object], what: Callable[[], str], seconds: float = 60) -> None:

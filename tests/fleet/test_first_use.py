@@ -6,6 +6,7 @@ The commands are those that the README tells a new user, and they run in its ord
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_a_set_up_host_passes_doctor_and_a_second_set_up_changes_nothing(site: S
     assert again.count("nothing to change") == 2
     assert [tree(host) for host in site.fleet] == before
     site.fab("doctor")
+
+
+def test_a_host_that_nobody_reaches_stops_doctor_and_status_with_what_to_look_at(site: Site) -> None:
+    site.fleet["web2"].link_down()
+    try:
+        doctor = site.fab("doctor", code=6, FABRIC_DEPLOY_FLEET_CONNECT_TIMEOUT="3").stdout
+        assert re.search(r"error: .*10\.77\..*\n  on: web2\n  remedy: .*(firewall|host is up)", doctor)
+        status = site.fab("status", code=6, FABRIC_DEPLOY_FLEET_CONNECT_TIMEOUT="3").stderr
+        assert re.search(r"web2: .*10\.77\..*\n.*\n  next: .*(firewall|host is up)", status)
+    finally:
+        site.fleet["web2"].link_up()
 
 
 def test_the_deploy_user_may_become_root_for_the_toolkit_s_programs_only(site: Site) -> None:

@@ -101,6 +101,8 @@ def test_a_power_cut_asks_nobody(host: Host) -> None:
 def test_a_host_is_shut_down_and_switched_on_again(host: Host) -> None:
     host.stop()
     assert not host.is_running
+    with pytest.raises(OSError, match=r"timed out|No route"):
+        host.request("GET", "/", timeout=1)
     host.boot()
     assert host.get("/").status == 200
 
@@ -140,6 +142,7 @@ def test_a_small_disk_has_what_was_there_and_is_full_where_it_says(host: Host) -
     assert "No space left on device" in full.stderr
     host.small_disk("/srv/app", free=4096)
     host.write("/srv/app/too-much", "more")
+    assert host.exists("/srv/app/fits"), "it is the same disk with more space"
     host.small_disk("/srv/app", free=1 << 20, inodes=1)
     assert "No space left" in host.run("touch /srv/app/one /srv/app/two", check=False).stderr
     assert host.exists("/srv/app/one")
