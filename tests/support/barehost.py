@@ -53,10 +53,11 @@ def upgrade():
     {body}
 '''
 
-# Tells who runs it, then waits until the test lets it go on.
+# Tells who runs it, then waits until the test lets it go on, or is over.
 WAITS = """
     pathlib.Path({here!r}).write_text(f"{{os.getpid()}} {{os.getppid()}}")
-    while not pathlib.Path({go!r}).exists():
+    go = pathlib.Path({go!r})
+    while go.parent.exists() and not go.exists():
         time.sleep(0.01)
 """
 

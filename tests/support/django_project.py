@@ -44,13 +44,6 @@ class Migration(migrations.Migration):
     {extra}
 """
 
-# Tells who runs it, then waits until the test lets it go on.
-WAITS = """
-    pathlib.Path({here!r}).write_text(f"{{os.getpid()}} {{os.getppid()}}")
-    while not pathlib.Path({go!r}).exists():
-        time.sleep(0.01)
-"""
-
 BACKENDS = {"postgresql": "postgresql", "mariadb": "mysql"}
 
 
@@ -121,12 +114,6 @@ class DjangoProject:
             extra=extra,
         )
         (self.place / app / "migrations" / f"{name}.py").write_text(text)
-
-    def add_waiting(self, name: str, *dependencies: str) -> tuple[Path, Path]:
-        """A migration that writes its pids to the first returned file, then waits for the second."""
-        here, go = self.host.base / "here", self.host.base / "go"
-        self.add(name, *dependencies, work=WAITS.format(here=str(here), go=str(go)).strip())
-        return here, go
 
     def query(self, statement: str, *values: Any) -> list[Any]:
         """As the database's administrator; committed."""
