@@ -143,7 +143,8 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "verify":
             return [Command(program(settings, "verify", "--release", _release(plan)))]
         case "maintenance-off":
-            options = _options(run_id=plan.run_id) if plan.window else _options(force=plan.force)
+            whose = {"run_id": plan.run_id} if plan.window else {"force": plan.force}
+            options = _options(by=plan.by, **whose)
             return [_can_wait(switch(settings, "up", *options), as_root=settings.privileged)]
         case "resume-workers":
             return _hook(plan, settings.hooks.resume)
@@ -193,7 +194,7 @@ def undo(  # noqa: PLR0911 - as in `do`
         case "arm":
             return [Command(program(settings, "migrate", "disarm", plan.run_id), timeout=120)]
         case "maintenance-on":
-            options = _options(run_id=plan.run_id if plan.window else None)
+            options = _options(run_id=plan.run_id if plan.window else None, by=plan.by)
             return [Command(switch(settings, "up", *options))]
         case "quiesce":
             return _hook(plan, settings.hooks.resume)
@@ -278,7 +279,7 @@ def _acquire(plan: Plan, settings: Settings) -> tuple[str, ...]:
         release=plan.release,
         reason=plan.reason,
     )
-    return program(settings, "lock", "acquire", *options)
+    return program(settings, "lock", "acquire", *options, *(["--or-go-on"] if plan.repeatable else []))
 
 
 def _stage(plan: Plan, settings: Settings) -> list[Command | Upload]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -38,6 +39,13 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
     match progress.verdict:
         case Verdict.DONE if not bad:
             return
+        case Verdict.DONE if any(step == "drain" for step, _, _ in bad):
+            raise InMaintenance(
+                f"{plan.operation}: what was accepted before is still being worked on",
+                state=f"every host is in maintenance: {', '.join(plan.hosts)}",
+                next="fab maint-down --drain waits on; fab maint-up ends maintenance",
+                details=details,
+            )
         case Verdict.DONE:
             raise Unfinished(
                 f"{plan.operation} is done, but something is left over",
@@ -74,11 +82,21 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
             state="nothing was changed",
             next=record["error"].get("next"),
         )
+    if plan.operation == "maint-up" and codes == {5}:
+        raise _anothers(plan, progress, bad, details)
     if plan.operation == "maint-up":
         raise InMaintenance(
             "maint-up did not bring every host up",
             state=f"up: {', '.join(_done(plan, progress)) or 'none'}; the others may still be in maintenance",
             next=_next(bad, "mend the cause, then fab maint-up again"),
+            details=details,
+        )
+    down = [host for host in saga.in_maintenance(plan, progress) if host not in plan.down_before]
+    if plan.operation == "maint-down" and down:
+        raise InMaintenance(
+            "maint-down failed, and not every host was seen to come back up",
+            state=f"may still be in maintenance: {', '.join(down)}; every other host is as before",
+            next="mend the cause, then fab maint-up",
             details=details,
         )
     if codes == {6}:
@@ -92,6 +110,20 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
         f"{plan.operation} failed and was undone",
         state=_as_before(plan, progress),
         next=_next(bad, "mend the cause, then run it again"),
+        details=details,
+    )
+
+
+def _anothers(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details: Sequence[str]) -> LockHeld:
+    """A window that is somebody else's, who is asked first."""
+    held = next(iter(bad.values()))["value"]
+    whose, up = held.get("run_id") or held.get("by"), _done(plan, progress)
+    first = f"once run {whose} is known to be over:" if held.get("run_id") else f"ask {whose}, then"
+    return LockHeld(
+        "somebody else's maintenance is not lifted",
+        where=", ".join(host for _, host, _ in bad),
+        state=f"up: {', '.join(up)}; the others are in maintenance" if up else "nothing was changed",
+        next=f"{first} fab maint-up --force {shlex.quote(str(whose))}",
         details=details,
     )
 

@@ -124,8 +124,10 @@ class Engine:
             self.reporter.answer(step, host, answers[host], seconds)
             records.append(journal.outcome(step.name, host, answers[host], undo=undo, seconds=seconds))
         progress = self._record(progress, *records)
-        if step.name == "lock" and not undo and answers[self.plan.lock_host].mark.state is State.OK:
-            self.attach()
+        if step.name == "lock" and not undo:
+            lock = answers[self.plan.lock_host].mark
+            if lock.state is State.OK and not lock.value.get("without"):
+                self.attach()
         return progress
 
     def _ask(self, progress: Progress, act: Act, attempted: set[str]) -> dict[str, Answer]:
@@ -191,12 +193,21 @@ class Engine:
             self.reporter.note(f"{error}; fab history won't tell how this run ended")
 
     def _flush(self) -> None:
+        try:
+            self._give_to_the_lock_host()
+        except JournalLost as error:
+            if not self.plan.repeatable:
+                raise
+            self.reporter.note(f"{error}; going on, as the same command again is all it takes")
+            self.journal.store = None
+
+    def _give_to_the_lock_host(self) -> None:
         deadline = self.clock() + RECONNECT
         while True:
             try:
                 return self.journal.flush()
             except StoreLost as error:
-                if self.stop.cancel.is_set() or self.clock() >= deadline:
+                if self.plan.repeatable or self.stop.cancel.is_set() or self.clock() >= deadline:
                     raise self._journal_lost(error) from error
                 self.wait(RETRY)
 

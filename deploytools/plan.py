@@ -125,6 +125,15 @@ class Plan:
     def has(self, name: str) -> bool:
         return any(step.name == name for step in self.steps)
 
+    @property
+    def repeatable(self) -> bool:
+        """True for the switch alone: to go on takes nothing but the same command again. So neither a lock
+        nor a journal that can't be written is a reason not to take a site down."""
+        return all(
+            step.name in ("lock", "maintenance-on", "drain", "maintenance-off", "unlock")
+            for step in self.steps
+        )
+
 
 LOCK = Step("lock", "take the lock", Scope.ONCE, Kind.COMPENSATED, undo="release the lock")
 PREFLIGHT = Step("preflight", "check the hosts", Scope.EACH, Kind.READ_ONLY)
@@ -262,9 +271,11 @@ def maintenance_plan(base: Plan, *, down: bool, drain: bool = False) -> Plan:
     """Given who and why, return the plan of maint-down or maint-up.
 
     With `force` it takes no lock: the run whose window it lifts may hold it, and goes on holding it.
+    Requests that don't end are no reason to come up again, and a host that doesn't is none to keep the lock.
     """
     if down:
-        return _with(base, [LOCK, MAINTENANCE_ON, drain and DRAIN, UNLOCK])
+        on = replace(MAINTENANCE_ON, undo_required=False)
+        return _with(base, [LOCK, on, drain and replace(DRAIN, required=False), UNLOCK])
     off = replace(MAINTENANCE_OFF, kind=Kind.RETRIABLE)
     return _with(base, [off] if base.force else [LOCK, off, UNLOCK])
 

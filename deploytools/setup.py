@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def _parts(settings: Settings, user: str) -> dict[str, Any]:
     available = Path(settings.webserver.config).parent / "conf-available"
     snippet = f"50-deploytools-{settings.application}.conf"
     directories = [
-        *(_entry(path, owner, 0o755) for path in (root, tools)),
+        *(_entry(path, owner, 0o755) for path in (root, tools, *_own_switch(settings))),
         *(_entry(f"{tools}/{package}", owner, 0o755) for package in _packages()),
         *(_entry(f"{root}/{name}", owner, 0o755) for name in ("run", "migrations")),
         {**_entry(f"{root}/log", owner, 0o755), "group_of": user},  # whose group may read the app's log
@@ -139,6 +140,8 @@ def host_config(settings: Settings) -> dict[str, Any]:
         "maintenance_dir": settings.webserver.maintenance_dir,
         "url": settings.webserver.url,
         "host_header": settings.webserver.host_header,
+        "aliases": list(settings.webserver.aliases),
+        "unproved": list(settings.webserver.unproved),
         "liveness": list(settings.webserver.liveness),
         "statistics_path": settings.webserver.statistics_path,
         "document_root": settings.webserver.document_root,
@@ -150,18 +153,30 @@ def lighttpd_snippet(settings: Settings) -> str:
     """lighttpd's part: mod_magnet first, the maintenance script for every request, the app's socket."""
     site = f'magnet.attract-raw-url-to = ( "{settings.webserver.maintenance_dir}/maint.lua" )\n'
     site += _scripts(settings) if settings.webserver.document_root else _everything(settings)
+    # Each site has its counters to itself, for this host alone.
+    statistics = f'status.statistics-url := "{settings.webserver.statistics_path}"\n'
+    site += f'$HTTP["remote-ip"] =~ "^(127\\.0\\.0\\.1|::1)$" {{\n{_indented(statistics)}}}\n'
     if settings.webserver.host_header:
-        indented = "".join(f"  {line}\n" for line in site.splitlines())
-        site = f'$HTTP["host"] == "{settings.webserver.host_header}" {{\n{indented}}}\n'
+        site = f"{_condition(settings)} {{\n{_indented(site)}}}\n"
     return f"""# {settings.application}: `fab setup` of deploytools {__version__} wrote this; edits are lost.
 # mod_magnet comes first, so that nothing answers before the maintenance switch.
 server.modules := ( "mod_magnet" ) + server.modules + ( "mod_rewrite", "mod_status", "mod_fastcgi" )
 # "simple" would notice a flipped switch up to a second late.
 server.stat-cache-engine := "disable"
-{site}$HTTP["remote-ip"] == "127.0.0.1" {{
-  status.statistics-url := "{settings.webserver.statistics_path}"
-}}
-"""
+{site}"""
+
+
+def _condition(settings: Settings) -> str:
+    """That a request is for one of the site's names, whatever the port."""
+    names = [name.lower() for name in (settings.webserver.host_header, *settings.webserver.aliases) if name]
+    if len(names) == 1:
+        return f'$HTTP["host"] == "{names[0]}"'
+    either = "|".join(re.escape(name) for name in names)
+    return f'$HTTP["host"] =~ "^({either})(:[0-9]+)?$"'
+
+
+def _indented(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())
 
 
 def _everything(settings: Settings) -> str:
@@ -235,6 +250,12 @@ def _at_boot(settings: Settings) -> dict[str, list[dict[str, Any]]]:
         "files": [_file(f"{units}/{name}", boot_unit(settings).encode(), "root", 0o644)],
         "links": [{"path": f"{wants}/{name}", "target": f"{units}/{name}", "configuration": False}],
     }
+
+
+def _own_switch(settings: Settings) -> list[str]:
+    """The maintenance directory, where it isn't lighttpd's own."""
+    directory = settings.webserver.maintenance_dir
+    return [] if directory == str(Path(settings.webserver.config).parent) else [directory]
 
 
 def _shared_directories(settings: Settings) -> list[str]:

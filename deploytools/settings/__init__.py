@@ -134,7 +134,7 @@ def load(
     if lines:
         incomplete = environment is None and any(problem.text == "is missing" for problem in found)
         raise _unfit(lines, file, environments(raw) if incomplete else ())
-    return _resolved(deploy, environment, only_hosts, environ, root)
+    return _resolved(deploy, merged, environment, only_hosts, environ, root)
 
 
 def _chosen(
@@ -199,8 +199,17 @@ def _unfit(lines: Sequence[str], file: str, others: Sequence[str] = ()) -> Setti
     )
 
 
+def _own_switch(deploy: Deploy, written: Mapping[str, Any]) -> Webserver:
+    """One of several sites of a host has a maintenance directory of its own, unless one was written."""
+    webserver = deploy.webserver
+    if webserver.host_header is None or "maintenance_dir" in (written.get("webserver") or {}):
+        return webserver
+    return replace(webserver, maintenance_dir=f"{webserver.maintenance_dir}/{deploy.application}")
+
+
 def _resolved(
     deploy: Deploy,
+    written: Mapping[str, Any],
     environment: str | None,
     only_hosts: Sequence[str] | None,
     environ: Mapping[str, str],
@@ -210,6 +219,7 @@ def _resolved(
     values = {entry.name: getattr(deploy, entry.name) for entry in fields(deploy)}
     for name in ("root", "tools_dir"):
         values[name] = values[name].replace("{application}", deploy.application)
+    values["webserver"] = _own_switch(deploy, written)
     home = environ.get("HOME")
     values["source"] = replace(deploy.source, path=absolute(deploy.source.path, root, home))
     if deploy.ssh_config is not None:

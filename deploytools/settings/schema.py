@@ -28,6 +28,7 @@ from deploytools.settings.values import (
     HostHeader,
     HostName,
     HostPath,
+    Listener,
     LocalPath,
     LockTimeout,
     Login,
@@ -158,6 +159,8 @@ class Webserver:
     maintenance_dir: HostPath = "/etc/lighttpd"
     url: Url = "http://127.0.0.1/"
     host_header: HostHeader | None = None
+    aliases: Annotated[tuple[HostHeader, ...], empty_list] = ()
+    unproved: Annotated[tuple[Listener, ...], empty_list] = ()
     document_root: SharedPath | None = None
     liveness: Annotated[tuple[UrlPath, ...], empty_list] = ()
     statistics_path: UrlPath = "/server-statistics"

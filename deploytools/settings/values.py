@@ -230,6 +230,12 @@ HostHeader = Annotated[
     Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(:[0-9]{1,5})?$", max_length=259),
     should_be("a host name as browsers send it"),
 ]
+Listener = Annotated[
+    str,
+    Strict(),
+    Field(pattern=r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$|^/[\w./+@~-]+$"),
+    should_be("an address as lighttpd listens on it, such as 0.0.0.0:8443, [::]:8443 or /run/lighttpd.sock"),
+]
 PageText = Annotated[
     str,
     Strict(),

@@ -35,7 +35,7 @@ def maint_down(
 @operation(
     name="maint-up",
     help={
-        "force": "lift the window of this run, although it isn't yours: RUN_ID as `fab status` shows it",
+        "force": "lift the window of this run or person, though it isn't yours: as `fab status` has it",
         "exclude": "leave this host out; may be given several times",
     },
     iterable=["exclude"],

@@ -7,6 +7,7 @@ ROOT/state only keeps "look who holds it, then take it away" in one piece.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -28,8 +29,11 @@ def holder(config: Config) -> dict[str, Any] | None:
     return read_json(_path(config) / "details.json")
 
 
-def acquire(config: Config, details: dict[str, Any]) -> Result:
-    """Take the lock for the run `details["run_id"]`; Failure (exit code 5) where another run has it."""
+def acquire(config: Config, details: dict[str, Any], *, or_go_on: bool = False) -> Result:
+    """Take the lock for the run `details["run_id"]`; Failure (exit code 5) where another run has it.
+
+    With `or_go_on` a disk without room is no failure, where nobody holds the lock.
+    """
     with exclusive(config.state, wait=WAIT):
         held = holder(config)
         if held is not None and held["run_id"] == details["run_id"]:
@@ -37,7 +41,13 @@ def acquire(config: Config, details: dict[str, Any]) -> Result:
         if held is not None:
             raise _busy(held)
         details = {**details, "since": timestamp()}
-        _put(config, details)
+        try:
+            _put(config, details)
+        except OSError as error:
+            if not or_go_on or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            why = f"{config.state} can't be written ({error.strerror}), so this run has no lock"
+            return {"changed": False, "without": True, "message": why}
     return {"changed": True, "lock": details, "message": f"locked by run {details['run_id']}"}
 
 

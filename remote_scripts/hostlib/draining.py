@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hostlib import generations, maintenance, unixsockets, web
+from hostlib import counters, generations, unixsockets
+from hostlib.maintstate import read_state
 from hostlib.program import TOOLS, Config, Failure, Result
 
 SPACING = 0.02  # seconds between two samples: no sample is atomic, so two zeros in a row count
@@ -44,7 +45,7 @@ def drain(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Result:
     """Return when nothing was in flight in two samples in a row; Failure after `timeout` seconds."""
-    if maintenance.read_state(config).state != "down":
+    if read_state(config).state != "down":
         raise Failure(
             "this host is not in maintenance: new requests keep coming in",
             state="nothing was changed",
@@ -73,35 +74,13 @@ def drain(
 
 def in_flight(config: Config, *, timeout: float) -> InFlight:
     """One sample over all workers and all generations."""
-    counts: dict[int | None, int] = {}
-
-    def counted(answer: web.Answer) -> bool:
-        if maintenance.is_marked(answer):
-            return False  # a worker that does not know the bypass yet
-        counts[answer.worker] = _load(config, answer)
-        return True
-
-    bypass = maintenance.bypass_headers(config)
-    web.prove(config, counted, path=config.statistics_path, headers=bypass, timeout=timeout)
+    counted = counters.read(config, timeout=timeout)
     paths = {str(path) for path in config.run.glob("app.*.sock")}
     # An application that binds its socket itself does so in a directory of its own.
     paths |= {record.socket for record in generations.records(config)}
     sockets = [unixsockets.connections(path) for path in paths]
     return InFlight(
-        sum(counts.values()), sum(seen.queued for seen in sockets), sum(seen.accepted for seen in sockets)
-    )
-
-
-def _load(config: Config, answer: web.Answer) -> int:
-    """gw.backend.<application>.load of the worker that answered."""
-    wanted = f"gw.backend.{config.application}.load"
-    for row in answer.body.decode(errors="replace").splitlines():
-        key, _, value = row.partition(": ")
-        if key == wanted:
-            return int(value)
-    raise Failure(
-        f"lighttpd does not tell {wanted} at {config.statistics_path} (it answered {answer.status})",
-        state="the site is in maintenance; how many requests are being worked on is not known",
-        next=f'load mod_status, set status.statistics-url = "{config.statistics_path}", and label the host in'
-        f' fastcgi.server "{config.application}"; then restart lighttpd',
+        sum(worker.load for worker in counted.values()),
+        sum(seen.queued for seen in sockets),
+        sum(seen.accepted for seen in sockets),
     )

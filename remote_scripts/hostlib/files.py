@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ def write_atomic(
     Raises OSError and leaves `path` as it was when anything fails, a full disk included.
     """
     data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    name = path.parent / f".{path.name}.{os.urandom(4).hex()}"
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -46,6 +46,17 @@ def link_atomic(path: Path, target: str) -> None:
         temporary.unlink()
     temporary.symlink_to(target)
     os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def link_over(path: Path, source: Path) -> None:
+    """Make `path` another name of the file `source`, by rename(2): it takes no room on the disk."""
+    temporary = path.parent / f".{path.name}.{os.urandom(4).hex()}"
+    os.link(source, temporary)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # rename(2) does nothing where both are one file already
     sync_directory(path.parent)
 
 

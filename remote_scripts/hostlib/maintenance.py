@@ -1,8 +1,9 @@
-"""The maintenance switch: puts maint.lua.down or maint.lua.up in place of maint.lua, and proves it.
+"""The maintenance switch: puts a script in place of maint.lua, which mod_magnet runs, and proves it.
 
-Order of writes: down writes maint.lua.down, then maint.json, then maint.lua; up writes maint.lua, then
-takes maint.json away. Wherever a crash cuts that, maint.lua is whole, the state is told truly (see
-maintstate), and the same command again finishes it.
+Order of writes: down writes maint.json, then maint.lua; up writes maint.lua, then takes maint.json away.
+Wherever a crash cuts that, maint.lua is whole, the state is told truly (see maintstate), and the same
+command again finishes it. maint.lua.up and maint.lua.down lie ready for a hand that copies them, and for
+a disk without room: putting one of them in place by link and rename takes none.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ from __future__ import annotations
 import calendar
 import contextlib
 import dataclasses
+import errno
 import os
-import secrets
+import shlex
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hostlib import maintscript, web
-from hostlib.files import write_atomic, write_json
+from hostlib import maintproof, maintscript, web
+from hostlib.files import link_over, write_atomic, write_json
 from hostlib.locking import exclusive
-from hostlib.maintscript import PROOF
 from hostlib.maintstate import (
+    NOBODYS,
     State,
     Window,
     bypass_headers,
@@ -32,16 +34,14 @@ from hostlib.maintstate import (
     public_path,
     read_state,
     record_file,
+    script_in,
 )
 from hostlib.names import timestamp
 from hostlib.program import BUSY, FAILED, IN_MAINTENANCE, Config, Failure, Result
 
 __all__ = ["State", "Window", "bypass_headers", "down", "is_marked", "public_path", "read_state", "up"]
 
-# A script that lighttpd can't run shows visitors a 500. The application's own 500s are over sooner than
-# this: an old script is kept for a second at most.
-BROKEN_AFTER = 2.0  # seconds
-RESTORE_TIMEOUT = 5.0  # seconds to prove that what was there before is back
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 # -- down ------------------------------------------------------------------------------------------
@@ -57,77 +57,128 @@ def down(
     timeout: float,
     force: str | None = None,
 ) -> Result:
-    """Put the site into maintenance and see every worker answer so.
+    """Put the site into maintenance and see every worker answer so, on every address.
 
     `until` is in seconds since the epoch. A second time it keeps since and token, and takes the new
-    reason, end and run id where they are given. Raises Failure: exit code 5 where another run than
-    `force` holds the window; 3 (4 if it was down before) where it can't be proved, with what was there
-    put back.
+    reason, end and run id where they are given; somebody else's window it leaves as it is. Raises
+    Failure: exit code 5 where another run than `force` holds the window; 3 (4 if it was down before)
+    where it can't be proved, with what was there put back.
     """
     began = time.monotonic()
     with _turn(config, timeout):
         before = read_state(config)
-        new = Window(secrets.token_hex(4), timestamp(), by, reason, _iso(until), run_id)
-        window = _claim(before, new, force)
-        token = bypass_token(config) or secrets.token_urlsafe(24)
-        proof_token = secrets.token_urlsafe(24)
+        new = Window(_random(4), timestamp(), by, reason, _iso(until), run_id)
+        window, whose = _claim(before, new, force)
+        token, told = bypass_token(config) or _random(16), _random(8)
         ends = _epoch(window.until)
-        page, note = maintscript.read_page(page_file(config), reason=window.reason, until=ends)
+        page, note = maintscript.read_page(page_file(config), reason=window.reason, drop=config.privileged)
         script = maintscript.down_script(
             page,
+            application=config.application,
             window=window.window,
             bypass=token,
-            proof=proof_token,
+            proof=told,
             liveness=config.liveness,
             ends=ends or 0,
         )
         group = _worker_group(config)
-        broken = time.monotonic() + BROKEN_AFTER
-
-        def shows_this_page(answer: web.Answer) -> bool:
-            if answer.status == 500 and time.monotonic() > broken:
-                raise web.NotProved("lighttpd answers 500", seen=0, workers=0, last=answer)
-            return is_marked(answer) and answer.headers.get(PROOF.lower()) == proof_token
-
         with _put_back_on_failure(config, before):
-            _write_secret(lua_file(config, ".down"), script, group)
-            write_json(record_file(config), dataclasses.asdict(window))
-            _write_secret(lua_file(config), script, group)
-            proof = web.prove(
-                config,
-                shows_this_page,
-                path=public_path(config),
-                headers={PROOF: proof_token},
-                timeout=timeout,
-            )
+            try:
+                write_json(record_file(config), dataclasses.asdict(window))
+                write_atomic(lua_file(config), script, 0o600 if group is None else 0o640, group=group)
+                full = ""
+            except OSError as error:
+                if error.errno not in NO_ROOM or not _may_go_without(before, new):
+                    raise
+                script, full = _without_room(config, before, error)
+            proof = maintproof.down(config, maintscript.proof_of(script), timeout)
+        now = read_state(config)
+        spare = "" if full else _lay_ready(config)
     verb = "still in maintenance" if before.state == "down" else "in maintenance"
-    return _told(State("down", window), before, proof, began, [f"{verb}, {proof}", note])
+    unproved = f"not asked: {', '.join(config.unproved)}" if config.unproved else ""
+    return _told(now, before, proof, began, [f"{verb}, {proof}", unproved, whose, note, full, spare])
 
 
-def _claim(before: State, wanted: Window, force: str | None) -> Window:
-    """The window to announce: a new one, or the one that is open with what is newly known of it.
+def _claim(before: State, wanted: Window, force: str | None) -> tuple[Window, str]:
+    """The window to announce, and a remark: a new one, or the one that is open with what is newly known.
 
     Another run's window is taken over only where `force` names that run.
     """
     held = before.window
     if before.state != "down" or held is None:
-        return wanted
+        return wanted, ""
     if held.run_id and wanted.run_id and held.run_id not in (wanted.run_id, force):
         raise _held_by_another(held, "down")
+    named = dataclasses.replace(held, window=held.window or wanted.window)
+    if not wanted.run_id and held.by not in (wanted.by, NOBODYS):
+        return named, f"it was so before {_about(held)}; that window stays as it is"
+    if held.by == NOBODYS:
+        named = dataclasses.replace(named, by=wanted.by)
     return dataclasses.replace(
-        held,
-        window=held.window or wanted.window,
+        named,
         reason=wanted.reason or held.reason,
         until=wanted.until or held.until,
         run_id=wanted.run_id or held.run_id,
-    )
+    ), ""
+
+
+# -- a disk without room ---------------------------------------------------------------------------
+
+
+def _may_go_without(before: State, wanted: Window) -> bool:
+    """Whether a window may do without a record and a bypass of its own: a run's may not, if it is new."""
+    held = before.window if before.state == "down" else None
+    return wanted.run_id is None or (held is not None and held.run_id == wanted.run_id)
+
+
+def _without_room(config: Config, before: State, error: OSError) -> tuple[str, str]:
+    """Put the site into maintenance without writing; returns the script that does it, and a remark."""
+    remedy = f"{config.maintenance_dir} has no room ({error.strerror}): make some, then run down again"
+    if before.state == "down":
+        return script_in(lua_file(config)), f"visitors see the page of before, as {remedy}"
+    ready = lua_file(config, ".down")
+    if not ready.exists() or not maintscript.is_down(script_in(ready)):
+        raise error
+    link_over(lua_file(config), ready)
+    record_file(config).unlink(missing_ok=True)
+    return script_in(ready), f"there is no bypass, and nothing is told of the window, as {remedy}"
+
+
+def _lay_ready(config: Config) -> str:
+    """Have a script that a hand may copy, or that goes in place on a full disk; returns a remark.
+
+    It belongs to nobody's window and lets nobody through.
+    """
+    page, _ = maintscript.read_page(page_file(config), reason=None, drop=config.privileged)
+    script = maintscript.down_script(page, application=config.application, liveness=config.liveness)
+    try:
+        _write_if_new(lua_file(config, ".up"), maintscript.UP)
+        _write_if_new(lua_file(config, ".down"), script)
+        _tidy(config)
+    except OSError as error:
+        return f"{config.maintenance_dir} can't be written ({error.strerror}): mend that, and run it again"
+    return ""
+
+
+def _write_if_new(file: Path, script: str) -> None:
+    if _saved(file) is None or _saved(file)[0] != script.encode():
+        write_atomic(file, script)
+
+
+def _tidy(config: Config) -> None:
+    """Take away what a command that was killed had begun to write: a token may be in it."""
+    for pattern in (".maint.lua*", ".maint.json*"):
+        for left_over in config.maintenance_dir.glob(pattern):
+            left_over.unlink(missing_ok=True)
+
+
+# -- when it can't be proved -----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _put_back_on_failure(config: Config, before: State) -> Iterator[None]:
     """If the body fails, the files are what they were, and the Failure tells what that was seen to do."""
-    files = [lua_file(config), record_file(config), lua_file(config, ".down")]
-    saved = {file: _saved(file) for file in files}
+    saved = {file: _saved(file) for file in (lua_file(config), record_file(config))}
     script = saved[lua_file(config)]
     if script is None or not script[0]:
         # Without a script, or with an empty one, every request is answered 500: no going back to that.
@@ -136,7 +187,7 @@ def _put_back_on_failure(config: Config, before: State) -> Iterator[None]:
         yield
     except (web.NotProved, OSError) as error:
         if isinstance(error, web.NotProved):
-            cause, remedy = _cause(config, error)
+            cause, remedy = maintproof.cause(config, error)
             what = f"maintenance was not proved: {error.what}. {cause}"
         else:
             what, remedy = (
@@ -146,7 +197,7 @@ def _put_back_on_failure(config: Config, before: State) -> Iterator[None]:
         code = IN_MAINTENANCE if before.state == "down" else FAILED
         try:
             _put_back(saved)
-            state = _seen_again(config, before)
+            state = maintproof.as_before(config, before)
         except OSError as again:
             code = IN_MAINTENANCE  # it may be: FAILED would promise that the host is as it was
             state = f"{lua_file(config)} could not be put back ({again.strerror})"
@@ -169,74 +220,25 @@ def _put_back(saved: Mapping[Path, tuple[bytes, int, int] | None]) -> None:
             write_atomic(file, data, mode, group=group)
 
 
-def _seen_again(config: Config, before: State) -> str:
-    """Which state the host is in after what was there before was put back."""
-    if before.state == "unknown":
-        return f"{lua_file(config)} is as before"
-    wanted = before.state == "down"
-    told = "still in maintenance as before" if wanted else "up as before"
-    try:
-        web.prove(
-            config,
-            lambda answer: is_marked(answer) == wanted,
-            path=public_path(config),
-            timeout=RESTORE_TIMEOUT,
-        )
-    except Failure as failure:
-        return f"the files are as before, and should leave the site {told}; but {failure.what}"
-    return f"the site is {told}"
-
-
-def _cause(config: Config, failure: web.NotProved) -> tuple[str, str]:
-    """The probable cause of a proof that failed, and the remedy."""
-    pids = web.workers(config)
-    answer = failure.last if isinstance(failure.last, web.Answer) else None
-    if answer is None:
-        return (
-            f"No web server answers at {config.url}",
-            "systemctl start lighttpd; if it runs, correct webserver.url and run fab setup",
-        )
-    if answer.status == 500:
-        return (
-            f"lighttpd can't run {lua_file(config)}",
-            "read lighttpd's error log; lighttpd must be 1.4.60 or newer and may read that file",
-        )
-    if pids and not any(_maps_mod_magnet(pid) for pid in pids):
-        return (
-            "mod_magnet does not seem to be loaded",
-            'install lighttpd-modules-lua, put "mod_magnet" first in server.modules, restart lighttpd',
-        )
-    return (
-        "lighttpd does not run this script, or has not looked at it again",
-        f'set magnet.attract-raw-url-to = ("{lua_file(config)}") and server.stat-cache-engine = "disable",'
-        " restart lighttpd",
-    )
-
-
-def _maps_mod_magnet(pid: int) -> bool:
-    try:
-        return "mod_magnet" in Path(f"/proc/{pid}/maps").read_text()
-    except OSError:
-        return False
-
-
 # -- up --------------------------------------------------------------------------------------------
 
 
-def up(config: Config, *, run_id: str | None, force: str | None, timeout: float) -> Result:
-    """Let requests through again and see every worker do so.
+def up(
+    config: Config, *, names: Collection[str], run_id: str | None, force: str | None, timeout: float
+) -> Result:
+    """Let requests through again and see every worker do so, on every address.
 
-    Raises Failure: exit code 5 where the window belongs to a run that is neither `run_id` nor named by
-    `force`; 4 where a worker still shows the page; 3 where the application does not answer.
+    `names` are those that the caller goes by. Raises Failure: exit code 5 where the window belongs to a
+    run that is neither `run_id` nor named by `force`, or to somebody who is neither; 4 where a worker
+    still shows the page; 3 where the application does not answer.
     """
     began = time.monotonic()
     with _turn(config, timeout):
         before = read_state(config)
-        if before.window and before.window.run_id and before.window.run_id not in {run_id, force}:
+        if before.state == "down" and not _may_lift(before.window, names, run_id, force):
             raise _held_by_another(before.window, "up")
         try:
-            write_atomic(lua_file(config, ".up"), maintscript.UP)
-            write_atomic(lua_file(config), maintscript.UP)
+            full = _open(config)
         except OSError as error:
             raise Failure(
                 f"{config.maintenance_dir} can't be written: {error.strerror or error}",
@@ -245,28 +247,43 @@ def up(config: Config, *, run_id: str | None, force: str | None, timeout: float)
                 exit_code=IN_MAINTENANCE if before.state == "down" else FAILED,
             ) from error
         try:
-            proof = web.prove(
-                config,
-                lambda answer: not is_marked(answer),
-                path=public_path(config),
-                timeout=timeout,
-            )
+            proof = maintproof.up(config, began + timeout - time.monotonic())
         except web.NotProved as failure:
             raise _not_up(config, failure) from failure
-        note = _clear(config)
+        notes = [_forget(config), full or _lay_ready(config)]
     verb = "still up" if before.state == "up" else "up"
-    return _told(State("up"), before, proof, began, [f"{verb}, {proof}", note])
+    return _told(State("up"), before, proof, began, [f"{verb}, {proof}", *dict.fromkeys(notes)])
 
 
-def _clear(config: Config) -> str:
-    """Let no secret outlive its window, and keep a maint.lua.down that a hand may copy. Returns a remark."""
-    page, note = maintscript.read_page(page_file(config), reason=None, until=None)
+def _may_lift(window: Window | None, names: Collection[str], run_id: str | None, force: str | None) -> bool:
+    """A run's window is its own; anybody else's is theirs. `force` names the one or the other."""
+    if window is None:
+        return True
+    if window.run_id:
+        return window.run_id in (run_id, force)
+    return window.by in (*names, NOBODYS, force)
+
+
+def _open(config: Config) -> str:
+    """Put the up script in place; returns a remark. Raises OSError."""
+    ready = lua_file(config, ".up")
     try:
-        write_atomic(lua_file(config, ".down"), maintscript.down_script(page, liveness=config.liveness))
+        write_atomic(lua_file(config), maintscript.UP)
+    except OSError as error:
+        if error.errno not in NO_ROOM or not ready.exists() or not maintscript.is_up(script_in(ready)):
+            raise
+        link_over(lua_file(config), ready)
+        return f"{config.maintenance_dir} has no room ({error.strerror}): make some"
+    return ""
+
+
+def _forget(config: Config) -> str:
+    """Take the record of the window away; returns a remark."""
+    try:
         record_file(config).unlink(missing_ok=True)
     except OSError as error:
-        return f"{config.maintenance_dir} can't be written ({error.strerror}): mend that, and run up again"
-    return note
+        return f"{config.maintenance_dir} can't be written ({error.strerror}): mend that, and run it again"
+    return ""
 
 
 def _not_up(config: Config, failure: web.NotProved) -> Failure:
@@ -278,10 +295,13 @@ def _not_up(config: Config, failure: web.NotProved) -> Failure:
             exit_code=IN_MAINTENANCE,
             **failure.result,
         )
+    look = "look at the application and at lighttpd's error log"
+    if failure.point and not failure.point.is_home:
+        _, look = maintproof.cause(config, failure)
     return Failure(
         f"the site does not answer: {failure.what}",
         state="maintenance is off, but whether visitors get answers was not seen",
-        next="look at the application and at lighttpd's error log; then run up again",
+        next=f"{look}; then run up again",
         unchanged=False,
         **failure.result,
     )
@@ -290,7 +310,16 @@ def _not_up(config: Config, failure: web.NotProved) -> Failure:
 def _turn(config: Config, wait: float) -> contextlib.AbstractContextManager[int]:
     """One command at a time. Its own directory, as whoever may read one may also lock it."""
     lock = config.maintenance_dir / "maint.lock"
-    lock.mkdir(mode=0o700, exist_ok=True)
+    try:
+        lock.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            return exclusive(config.maintenance_dir, wait=wait)
+        raise Failure(
+            f"{lock} can't be made: {error.strerror}",
+            state="nothing was changed",
+            next="mend that; fab setup",
+        ) from error
     return exclusive(lock, wait=wait)
 
 
@@ -322,18 +351,22 @@ def _worker_group(config: Config) -> int | None:
     )
 
 
-def _write_secret(file: Path, script: str, group: int | None) -> None:
-    write_atomic(file, script, 0o600 if group is None else 0o640, group=group)
-
-
 # -- telling ---------------------------------------------------------------------------------------
 
 
+def _about(window: Window) -> str:
+    return f"by {window.by} since {window.since}" + (f": {window.reason}" if window.reason else "")
+
+
 def _held_by_another(window: Window, command: str) -> Failure:
-    about = f"by {window.by} since {window.since}" + (f": {window.reason}" if window.reason else "")
-    way = f"up --run-id {window.run_id}, or up --force {window.run_id} once that run is known to be over"
+    if window.run_id:
+        what = f"maintenance belongs to run {window.run_id} ({_about(window)})"
+        way = f"up --run-id {window.run_id}, or up --force {window.run_id} once that run is known to be over"
+    else:
+        what = f"maintenance was put on {_about(window)}"
+        way = f"ask {window.by}; then up --force {shlex.quote(window.by)}"
     return Failure(
-        f"maintenance belongs to run {window.run_id} ({about})",
+        what,
         state="nothing was changed; the site is in maintenance",
         next=way if command == "up" else f"wait for that run, or end it; then {way}",
         exit_code=BUSY,
@@ -342,15 +375,23 @@ def _held_by_another(window: Window, command: str) -> Failure:
     )
 
 
-def _told(now: State, before: State, proof: web.Proof, began: float, sentences: Sequence[str]) -> Result:
+def _told(now: State, before: State, proof: web.Proof, began: float, remarks: Sequence[str]) -> Result:
+    elsewhere = f"left alone, as another site's: {', '.join(proof.elsewhere)}" if proof.elsewhere else ""
     return {
         **now.as_result(),
         "changed": before.state != now.state,
         "workers": proof.workers,
         "certain": proof.certain,
+        "addresses": list(proof.addresses),
+        "elsewhere": list(proof.elsewhere),
         "took": round(time.monotonic() - began, 3),
-        "message": "\n".join(sentence for sentence in sentences if sentence),
+        "message": "\n".join(remark for remark in [*remarks, elsewhere] if remark),
     }
+
+
+def _random(size: int) -> str:
+    """`size` bytes that nobody can guess, as hexadecimal digits."""
+    return os.urandom(size).hex()
 
 
 def _iso(moment: int | None) -> str | None:

@@ -7,10 +7,13 @@ and newer, with any Lua from 5.1 on.
 
 from __future__ import annotations
 
+import contextlib
 import html
+import os
 import re
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hostlib.program import TOOLS
@@ -20,11 +23,14 @@ BYPASS, BYPASS_COOKIE = "X-Maintenance-Bypass", "maintenance_bypass"
 PROOF = "X-Maintenance-Proof"
 RETRY_AFTER = 120  # seconds, where no end was announced or it has passed
 PAGE_LIMIT = 1 << 20  # bytes; every worker keeps the page in memory
+NOBODY = 65534  # the account and the group that own nothing
 
 UP = """\
 -- The site is up, so this is but a comment. `down` puts maint.lua.down in place of maint.lua.
 -- It must never be empty: lighttpd answers 500 to everything then.
 """
+
+SHORTEST_DOWN = 1000  # bytes; the logic alone has more
 
 _FIRST_LINE = "-- The site is down for maintenance"
 _DOWN = """\
@@ -48,14 +54,21 @@ local function same(given, secret)
 end
 
 local request, response, env = lighty.r.req_header, lighty.r.resp_header, lighty.r.req_env
-local cookie = (request["Cookie"] or ""):match("{cookie}=([%w_-]+)")
+local cookies = request["Cookie"] or ""
+local cookie = cookies:match("{cookie}=([%w_-]+)")
 if env["MAINTENANCE_BYPASS"] or same(request["{bypass_header}"], bypass) or same(cookie, bypass) then
-  request["{bypass_header}"] = nil -- not the application's business
-  env["MAINTENANCE_BYPASS"] = "1" -- lighttpd asks again after a rewrite; the header is gone by then
+  -- Neither the application's business nor the access log's. lighttpd asks again after a rewrite; the
+  -- token is gone by then.
+  request["{bypass_header}"] = nil
+  if cookie then
+    local others = cookies:gsub("{cookie}=[%w_-]*;? ?", "")
+    request["Cookie"] = #others > 0 and others or nil
+  end
+  env["MAINTENANCE_BYPASS"] = "1"
   return
 end
-if same(request["{proof_header}"], proof) then
-  response["{proof_header}"] = proof -- `down` asks whether it is this very script that answers
+if request["{proof_header}"] then
+  response["{proof_header}"] = proof -- `down` and `up` ask whose script it is that answers
 elseif alive[lighty.r.req_attr["uri.path"]] then
   response["Content-Type"] = "text/plain; charset=utf-8"
   response["Cache-Control"] = "no-store"
@@ -67,7 +80,9 @@ response["{marker}"] = "1"
 response["Retry-After"] = tostring(left > 0 and left or {retry_after})
 response["Cache-Control"] = "no-store"
 response["Content-Type"] = "text/html; charset=utf-8"
-lighty.r.resp_body.set({page})
+-- The page in pieces; between them goes when it ends.
+local page = {{{page}}}
+lighty.r.resp_body.set(table.concat(page, left > 0 and {at} or "shortly"))
 return 503
 """
 
@@ -83,6 +98,7 @@ MINIMAL_PAGE = b"""<!doctype html>
 def down_script(
     page: bytes,
     *,
+    application: str,
     window: str = "",
     bypass: str = "",
     proof: str = "",
@@ -91,14 +107,16 @@ def down_script(
 ) -> str:
     """The script that answers every request with `page` and 503.
 
-    `ends` is seconds since the epoch (0: not announced). Without `bypass` nobody gets through;
-    without `window` it is the script of nobody's window, to be put in place by hand.
+    {until} in the page is replaced as long as the end is ahead. `ends` is seconds since the epoch (0:
+    not announced). To those who ask for proof it tells `application` and `proof`, which no two scripts
+    share. Without `bypass` nobody gets through; without `window` it is the script of nobody's window, to
+    be put in place by hand.
     """
     return _DOWN.format(
         first_line=_FIRST_LINE,
         window=window or "-",
         bypass=lua_string(bypass.encode()),
-        proof=lua_string(proof.encode()),
+        proof=lua_string(f"{application} {proof}".rstrip().encode()),
         ends=ends,
         alive=", ".join(f"[{lua_string(path.encode())}] = true" for path in liveness),
         cookie=BYPASS_COOKIE,
@@ -106,7 +124,8 @@ def down_script(
         proof_header=PROOF,
         marker=MARKER,
         retry_after=RETRY_AFTER,
-        page=lua_string(page),
+        page=", ".join(map(lua_string, page.split(b"{until}"))),
+        at=lua_string(_moment(ends).encode() if ends else b""),
     )
 
 
@@ -142,26 +161,38 @@ def bypass_of(script: str) -> str:
     return found[1] if found else ""
 
 
+def proof_of(script: str) -> str:
+    """What a down script tells to those who ask for proof; "" for one that was written by hand."""
+    found = re.search(r'^local proof = "([\w -]*)"$', script, re.MULTILINE)
+    return found[1] if found else ""
+
+
 # -- the page --------------------------------------------------------------------------------------
 
 
-def read_page(file: Path, *, reason: str | None, until: int | None) -> tuple[bytes, str]:
+def read_page(file: Path, *, reason: str | None, drop: bool) -> tuple[bytes, str]:
     """The page to show, and a sentence about it where it is not the one in `file` ("" otherwise).
 
-    {reason} and {until} in the page are replaced. `until` is in seconds since the epoch.
+    {reason} in the page is replaced. With `drop` it is read with nobody's rights: what a link leads to
+    must not be shown to visitors because root may read it.
     """
     page, note = MINIMAL_PAGE, ""
     for candidate in (file, TOOLS / "maint.html"):
         try:
-            page = _usable(candidate)
+            with _as_nobody() if drop else contextlib.nullcontext():
+                page = _usable(candidate)
             break
         except (OSError, ValueError) as error:
             note = note or f"{file} can't be used ({_why(error)}), so visitors see the built-in page"
-    return _filled(page, reason, until), note
+    return page.replace(b"{reason}", html.escape(reason or "").encode()), note
 
 
 def _usable(file: Path) -> bytes:
-    with file.open("rb") as opened:
+    """What is in a page file. Raises OSError or ValueError where it isn't fit to be shown to everybody."""
+    # A FIFO would keep us waiting for a writer.
+    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise ValueError("it is no regular file")
         page = opened.read(PAGE_LIMIT + 1)
     if len(page) > PAGE_LIMIT:
         raise ValueError(f"it is larger than {PAGE_LIMIT} bytes")
@@ -171,19 +202,33 @@ def _usable(file: Path) -> bytes:
     return page
 
 
+@contextlib.contextmanager
+def _as_nobody() -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
 def _why(error: OSError | ValueError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
     return str(error.strerror if isinstance(error, OSError) else error)
 
 
-def _filled(page: bytes, reason: str | None, until: int | None) -> bytes:
-    when = "shortly"
-    if until is not None:
-        local = time.localtime(until)
-        today = time.localtime()[:3] == local[:3]
-        shown = time.strftime("%H:%M %Z" if today else f"%H:%M %Z on {local.tm_mday} %B", local)
-        machine = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(until))
-        when = f'at about <time datetime="{machine}">{html.escape(shown)}</time>'
-    page = page.replace(b"{until}", when.encode())
-    return page.replace(b"{reason}", html.escape(reason or "").encode())
+def _moment(ends: int) -> str:
+    """`ends`, in seconds since the epoch, as the page tells it."""
+    local = time.localtime(ends)
+    today = time.localtime()[:3] == local[:3]
+    shown = time.strftime("%H:%M %Z" if today else f"%H:%M %Z on {local.tm_mday} %B", local)
+    machine = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends))
+    return f'at about <time datetime="{machine}">{html.escape(shown)}</time>'

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from hostlib import maintscript, web
 from hostlib.files import read_json
-from hostlib.maintscript import BYPASS, MARKER
+from hostlib.maintscript import BYPASS, MARKER, PROOF
 from hostlib.names import timestamp
 from hostlib.program import IN_MAINTENANCE, Config, Failure, Result
+
+NOBODYS = "unknown"  # who opened a window that was opened by copying a script
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,14 @@ class State:
 def read_state(config: Config) -> State:
     """Where this host stands, without asking the web server. Works without root."""
     try:
-        script = _text(lua_file(config))
+        script = script_in(lua_file(config))
     except FileNotFoundError:
         return State("unknown")
     except PermissionError:
-        # Only a script with a token in it is kept from other accounts.
-        return State("down", _recorded(config))
+        # Only a script with a token in it is kept from other accounts. Or one that a hand has copied
+        # over it, which leaves the file its mode: that is the up script if there is no room for a page.
+        copied = lua_file(config).stat().st_size < maintscript.SHORTEST_DOWN
+        return State("up") if copied else State("down", _recorded(config))
     if maintscript.is_up(script):
         return State("up")
     if not maintscript.is_down(script):
@@ -61,7 +65,7 @@ def read_state(config: Config) -> State:
     if recorded is not None and recorded.window == maintscript.window_of(script):
         return State("down", recorded)
     # Put there by hand (cp maint.lua.down maint.lua): nobody's window.
-    return State("down", Window("", timestamp(lua_file(config).stat().st_mtime), "unknown"))
+    return State("down", Window("", timestamp(lua_file(config).stat().st_mtime), NOBODYS))
 
 
 def bypass_headers(config: Config) -> dict[str, str]:
@@ -90,6 +94,12 @@ def is_marked(answer: web.Answer) -> bool:
     return answer.status == 503 and answer.headers.get(MARKER.lower()) == "1"
 
 
+def answered_for(answer: web.Answer) -> str | None:
+    """The application whose maintenance script answered; None where none that `down` wrote told so."""
+    told = answer.headers.get(PROOF.lower(), "").partition(" ")[0]
+    return told if told and is_marked(answer) else None
+
+
 def public_path(config: Config) -> str:
     """A path that is answered by the page in maintenance, so not one of the liveness paths."""
     return "/" if "/" not in config.liveness else "/maintenance-check"
@@ -103,14 +113,15 @@ def lua_file(config: Config, suffix: str = "") -> Path:
     return config.maintenance_dir / f"maint.lua{suffix}"
 
 
-def _text(file: Path) -> str:
+def script_in(file: Path) -> str:
+    """The text of a script. Raises OSError."""
     return file.read_text(encoding="utf-8", errors="replace")  # somebody else's script may be there
 
 
 def bypass_token(config: Config) -> str:
     """The bypass token in maint.lua; "" where there is none."""
     try:
-        return maintscript.bypass_of(_text(lua_file(config)))
+        return maintscript.bypass_of(script_in(lua_file(config)))
     except FileNotFoundError:
         return ""
 

@@ -52,6 +52,8 @@ class Config:
     Args:
         digest: of everything that was installed, as `deploytools.setup.digest` computes it on the laptop.
         lighttpd_config: lighttpd's main configuration file.
+        aliases: further names of the site, each of which is proved to be in maintenance, too.
+        unproved: addresses of lighttpd that no proof covers, as the operator decided.
     """
 
     version: str
@@ -67,6 +69,8 @@ class Config:
     document_root: str | None = None
     digest: str = ""
     lighttpd_config: Path = Path("/etc/lighttpd/lighttpd.conf")
+    aliases: tuple[str, ...] = ()
+    unproved: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> Config:
@@ -76,7 +80,7 @@ class Config:
             **{
                 **raw,
                 **{name: Path(raw[name]) for name in paths if name in raw},
-                "liveness": tuple(raw["liveness"]),
+                **{name: tuple(raw[name]) for name in ("liveness", "aliases", "unproved") if name in raw},
             }
         )
 
@@ -149,6 +153,11 @@ def wait_until_told(arguments: argparse.Namespace, **about: Any) -> None:
     print(told if arguments.json else "ready; waiting for a line", flush=True)
     if not sys.stdin.readline():
         raise Failure("it was not told to begin", state="nothing was changed", exit_code=USAGE)
+
+
+def caller() -> str:
+    """The account that whoever runs this program came with, before sudo."""
+    return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
 
 
 def become_owner(directory: Path) -> None:

@@ -7,6 +7,7 @@ drained listener from a busy one; established rows alone, as `ss` shows them, mi
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,16 @@ def connections(path: str, table: Path = TABLE) -> Connections:
         elif state == ACCEPTED:
             inodes.append(int(columns[6]))
     return Connections(queued, len(inodes), frozenset(inodes))
+
+
+def listeners(table: Path = TABLE) -> dict[int, str]:
+    """The path that each listening unix socket was bound to, by its inode."""
+    rows = (line.split(None, 7) for line in table.read_bytes().splitlines()[1:])
+    return {
+        int(columns[6]): os.fsdecode(columns[7])
+        for columns in rows
+        if len(columns) == 8 and int(columns[3], 16) & ACCEPTS
+    }
 
 
 def wait_idle(

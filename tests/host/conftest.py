@@ -26,3 +26,24 @@ def make_web_host() -> Iterator[Callable[..., WebHost]]:
 def web_host(make_web_host: Callable[..., WebHost]) -> WebHost:
     """A host with one lighttpd process and no application yet."""
     return make_web_host()
+
+
+@pytest.fixture(scope="module")
+def shared_host() -> Iterator[WebHost]:
+    with WebHost() as host:
+        host.serve()
+        yield host
+
+
+@pytest.fixture
+def site(shared_host: WebHost) -> WebHost:
+    """A site that is up, with one lighttpd process and an application that answers."""
+    shared_host.reset_maintenance()
+    return shared_host
+
+
+@pytest.fixture
+def own_site(web_host: WebHost) -> WebHost:
+    """The same for a test that breaks more of it than the maintenance directory."""
+    web_host.serve()
+    return web_host

@@ -94,7 +94,9 @@ def test_the_bypass_holds_where_lighttpd_rewrites_the_path_and_asks_again(root: 
 
     with lighttpd(root, "public") as url, running("/usr/bin/php-cgi", "-b", root / "run/app.sock", cwd=root):
         assert wait_for(lambda: get(f"{url}/"), "php") == "no token"
-        (root / "down.lua").write_text(maintscript.down_script(b"closed", bypass="secret"))
+        (root / "down.lua").write_text(
+            maintscript.down_script(b"closed", application="guestbook", bypass="secret")
+        )
         (root / "down.lua").rename(root / "maint.lua")
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
 

@@ -14,6 +14,7 @@ import pytest
 from hostlib import web
 from hostlib.program import USAGE, Failure
 
+from tests.support.certificates import self_signed
 from tests.support.webhost import REMOTE_SCRIPTS, WebHost, children, free_port, wait_until
 
 MakeHost = Callable[..., WebHost]
@@ -69,32 +70,19 @@ class TestRequest:
         config = dataclasses.replace(site.hostlib_config, url=f"http://127.0.0.1:{port}/")
         script = f"""
 import socket
+open("/proc/self/comm", "w").write("lighttpd, but a strange one")
 connection, _ = socket.create_server(("127.0.0.1", {port})).accept()
 connection.recv(1000)
 connection.send({sent!r})
 """
         with subprocess.Popen([sys.executable, "-c", script]) as server:
             wait_until(lambda: web.workers(config), what="the server listens")
-            with pytest.raises(web.NoAnswer, match="no complete answer"):
+            with pytest.raises(web.NoAnswer, match="no complete HTTP answer"):
                 web.request(config)
             server.wait(timeout=5)
 
     def test_https_works_whatever_the_certificate_says(self, make_web_host: MakeHost, tmp_path: Path) -> None:
-        port, pem = free_port(), tmp_path / "both.pem"
-        make = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            "/CN=elsewhere",
-            "-days",
-            "1",
-        ]
-        made = subprocess.run([*make, "-keyout", "-", "-out", "-"], capture_output=True, check=True)
-        pem.write_bytes(made.stdout)
+        port, pem = free_port(), self_signed(tmp_path)
         extra = f"""
             server.modules += ("mod_openssl")
             $SERVER["socket"] == "127.0.0.1:{port}" {{ ssl.engine = "enable"  ssl.pemfile = "{pem}" }}
@@ -200,7 +188,7 @@ class TestProve:
         script = f"""
 import os, sys
 sys.path.insert(0, {str(REMOTE_SCRIPTS)!r})
-import http.client, encodings.idna, ssl  # while we may read wherever Python is installed
+import encodings.idna  # while we may read wherever Python is installed
 from hostlib import web
 from hostlib.program import Config
 from pathlib import Path

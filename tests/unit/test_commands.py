@@ -247,7 +247,28 @@ def test_a_dead_runs_window_is_taken_over_by_its_name_and_lifted_by_our_own() ->
     assert isinstance(down, Command)
     assert isinstance(up, Command)
     assert {"--run-id=run-1", "--force=run-0"} <= set(down.argv)
-    assert up.argv == ("/etc/lighttpd/up", "--run-id=run-1", "--json")
+    assert up.argv == ("/etc/lighttpd/up", "--by=ann", "--run-id=run-1", "--json")
+
+
+def test_the_switch_alone_goes_on_without_a_lock_where_there_is_no_room_for_it() -> None:
+    switch = plans.maintenance_plan(replace(BASE, operation="maint-down"), down=True)
+
+    for plan, goes_on in ((switch, True), (WINDOW, False)):
+        (lock,) = commands.do(plan, plans.LOCK, Progress(), SETTINGS)
+        assert isinstance(lock, Command)
+        assert ("--or-go-on" in lock.argv) == goes_on
+
+
+def test_who_lifts_a_window_is_told_since_somebody_elses_is_not_lifted() -> None:
+    plan = plans.maintenance_plan(replace(BASE, operation="maint-up", force="bob"), down=False)
+
+    (up,) = commands.do(plan, plans.MAINTENANCE_OFF, Progress(), SETTINGS)
+    (back,) = commands.undo(plan, plans.MAINTENANCE_ON, "web1", SETTINGS)
+
+    assert isinstance(up, Command)
+    assert isinstance(back, Command)
+    assert up.argv == ("/etc/lighttpd/up", "--by=ann", "--force=bob", "--json")
+    assert back.argv == ("/etc/lighttpd/up", "--by=ann", "--json")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from deploytools import plan as plans
 from deploytools.commands import Command
 from deploytools.conclusion import conclude
 from deploytools.engine import Engine, JournalLost, Stop, Superseded
-from deploytools.errors import Interrupted, OperationFailed
+from deploytools.errors import InMaintenance, Interrupted, LockHeld, OperationFailed
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal
 from deploytools.plan import Plan, Step, Target
@@ -28,6 +28,7 @@ from tests.support.values import BASE, settings
 
 SETTINGS = settings()
 WINDOW = replace(plans.downtime_plan(BASE, SETTINGS), digest="abc")
+DOWN = plans.maintenance_plan(replace(BASE, operation="maint-down", release=None), down=True, drain=True)
 
 
 @dataclass
@@ -424,8 +425,8 @@ def test_a_host_that_was_in_maintenance_before_is_not_brought_up_by_backing_out(
     tmp_path: Path, window: bool
 ) -> None:
     targets = (Target("web1", "r1", down=True), Target("web2", "r1"))
-    plan = WINDOW if window else plans.maintenance_plan(BASE, down=True, drain=True)
-    world = World({("web2", "drain"): [failing("still in flight")]})
+    plan = WINDOW if window else DOWN
+    world = World({("web2", "drain" if window else "down"): [failing("it did not", unchanged=False)]})
     running = engine(world, tmp_path, replace(plan, targets=targets))
 
     progress = running.run()
@@ -472,3 +473,88 @@ def test_a_run_that_is_done_is_done_even_if_its_last_record_can_not_be_stored(tm
     )
 
     assert engine(world, tmp_path).run().verdict is Verdict.DONE
+
+
+class TestTheSwitchAlone:
+    """maint-down and maint-up: the same command again is all it takes to go on, so little stops them."""
+
+    def test_a_lock_host_without_room_has_no_lock_and_no_journal_and_the_fleet_goes_down(
+        self, tmp_path: Path
+    ) -> None:
+        world = World({("web1", "lock acquire"): [(0, {"ok": True, "without": True, "message": "no room"})]})
+
+        assert engine(world, tmp_path, DOWN).run().verdict is Verdict.DONE
+        assert [said for said in world.said if said[1] == "down"] == [("web1", "down"), ("web2", "down")]
+        assert world.stored == []
+
+    @pytest.mark.parametrize("trouble", [lost(), failing("No space left on device")])
+    def test_a_journal_that_is_lost_is_told_and_not_waited_for(self, tmp_path: Path, trouble: Any) -> None:
+        world = World({("web1", "journal"): [None, trouble]})
+        running = engine(world, tmp_path, DOWN)
+        notes: list[str] = []
+        running.reporter.note = notes.append  # type: ignore[method-assign]
+        began = running.clock()
+
+        assert running.run().verdict is Verdict.DONE
+        assert running.clock() == began
+        assert any("going on, as the same command again is all it takes" in note for note in notes)
+
+    def test_requests_that_do_not_end_leave_the_fleet_down_and_unlocked(self, tmp_path: Path) -> None:
+        world = World({("web2", "drain"): [failing("still in flight after 30 s: 1 requests")]})
+        running = engine(world, tmp_path, DOWN)
+
+        progress = running.run()
+
+        assert ("web1", "up") not in world.said
+        assert world.said[-1] == ("web1", "lock release")
+        with pytest.raises(InMaintenance, match="still being worked on") as caught:
+            conclude(running.plan, progress, running.journal.records)
+        assert caught.value.details == ("web2: drain: still in flight after 30 s: 1 requests",)
+        assert "fab maint-down --drain waits on" in (caught.value.next or "")
+
+    def test_one_host_that_can_not_go_down_brings_all_up_again_and_is_named(self, tmp_path: Path) -> None:
+        world = World({("web2", "down"): [failing("mod_magnet does not seem to be loaded")]})
+        running = engine(world, tmp_path, DOWN)
+
+        progress = running.run()
+
+        assert [said for said in world.said if said[1] == "up"] == [("web1", "up")]
+        with pytest.raises(OperationFailed) as caught:
+            conclude(running.plan, progress, running.journal.records)
+        assert caught.value.exit_code == 3
+        assert caught.value.details == ("web2: maintenance-on: mod_magnet does not seem to be loaded",)
+
+    def test_a_host_that_is_lost_on_the_way_is_told_as_perhaps_down_and_the_lock_is_let_go(
+        self, tmp_path: Path
+    ) -> None:
+        gone = [ConnectionError("no route")] * 1000
+        world = World({("web2", "down"): [lost(), *gone], ("web2", "up"): gone})
+        running = engine(world, tmp_path, DOWN)
+
+        progress = running.run()
+
+        assert ("web1", "up") in world.said
+        assert world.said[-1] == ("web1", "lock release")
+        with pytest.raises(InMaintenance) as caught:
+            conclude(running.plan, progress, running.journal.records)
+        assert "may still be in maintenance: web2; every other host is as before" in (
+            caught.value.state or ""
+        )
+        assert caught.value.next == "mend the cause, then fab maint-up"
+
+    def test_somebody_elses_window_is_not_lifted_by_accident(self, tmp_path: Path) -> None:
+        about = {"by": "bob", "run_id": None, "unchanged": True}
+        refused = failing("maintenance was put on by bob since 2026: moving the database", 5, **about)
+        world = World({("*", "up"): [refused] * 2})
+        plan = plans.maintenance_plan(replace(BASE, operation="maint-up", release=None), down=False)
+        running = engine(world, tmp_path, plan)
+
+        progress = running.run()
+
+        with pytest.raises(LockHeld) as caught:
+            conclude(running.plan, progress, running.journal.records)
+        assert caught.value.exit_code == 5
+        assert caught.value.where == "web1, web2"
+        assert caught.value.state == "nothing was changed"
+        assert "by bob since 2026: moving the database" in caught.value.details[0]
+        assert caught.value.next == "ask bob, then fab maint-up --force bob"

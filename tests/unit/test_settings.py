@@ -72,6 +72,14 @@ class TestDefaults:
     def test_the_adapter_null_means_no_database(self) -> None:
         assert read(with_("migrate", {"adapter": None, "host": "web2"})).migrate is None
 
+    def test_each_of_several_sites_of_a_host_has_a_switch_of_its_own(self) -> None:
+        named = {**MINIMAL, "webserver": {"host_header": "www.example.com"}}
+        chosen = {**MINIMAL, "webserver": {"host_header": "www.example.com", "maintenance_dir": "/etc/maint"}}
+
+        assert read(MINIMAL).webserver.maintenance_dir == "/etc/lighttpd"
+        assert read(named).webserver.maintenance_dir == "/etc/lighttpd/guestbook"
+        assert read(chosen).webserver.maintenance_dir == "/etc/maint"
+
     def test_settings_can_not_be_changed(self) -> None:
         with pytest.raises(AttributeError):
             read(MINIMAL).keep_releases = 1  # type: ignore[misc]

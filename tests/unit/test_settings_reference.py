@@ -23,7 +23,7 @@ TYPES = {
     float: "duration",
     bool: "true or false",
     Path: "path",
-    tuple: "list of (hosts|paths|URL paths|patterns)",
+    tuple: "list of (hosts|paths|URL paths|patterns|host names|addresses)",
     dict: "mapping of text",
 }
 

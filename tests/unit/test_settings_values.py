@@ -33,6 +33,8 @@ REFUSED: dict[str, tuple[object, ...]] = {
         "http://x y/", "http://x:99999/", "http://x/\n", "javascript:x",
     ),
     "webserver.host_header": ("", "a b", "a\r\nX: y", "-a", "a/b", 'a"'),
+    "webserver.aliases": ([""], ["a b"], ["a\nb"], [".*"], "example.com", [None]),
+    "webserver.unproved": ([""], ["8443"], ["a:1"], ["::1:80"], ["127.0.0.1:80\n"], "0.0.0.0:80"),
     "webserver.document_root": ("/etc", "../x", "a/../b", "-a", "a b", "", "a/"),
     "shared": (
         [""], ["."], [".."], ["/etc"], ["../x"], ["a/../b"], ["a/"], ["-x"], ["a\nb"], ["a;b"], ["a//b"], [5],

@@ -140,11 +140,22 @@ def test_without_root_there_is_no_boot_unit() -> None:
     assert setup.host_side(settings(privileged=False), "deploy")["where_systemd_runs"] == {}
 
 
-@pytest.mark.parametrize("host_header", [None, "www.example.com"])
+def test_a_switch_of_ones_own_has_a_directory_of_its_own() -> None:
+    bundle = setup.host_side(settings(webserver={"host_header": "www.example.com"}), "deploy")
+
+    (made,) = [entry for entry in bundle["directories"] if entry["path"] == "/etc/lighttpd/guestbook"]
+    assert (made["owner"], made["mode"]) == ("root", 0o755)
+    assert "/etc/lighttpd" not in by_path(BUNDLE, "directories")
+
+
+@pytest.mark.parametrize(
+    ("host_header", "aliases"), [(None, []), ("www.example.com", []), ("www.example.com", ["example.com:81"])]
+)
 def test_lighttpd_accepts_the_snippet_beside_debians_own_configuration(
-    tmp_path: Path, host_header: str | None
+    tmp_path: Path, host_header: str | None, aliases: list[str]
 ) -> None:
-    snippet = setup.lighttpd_snippet(settings(webserver={"host_header": host_header}))
+    webserver = {"host_header": host_header, "aliases": aliases}
+    snippet = setup.lighttpd_snippet(settings(webserver=webserver))
     (tmp_path / "maint.lua").write_text("-- up\n")
     (tmp_path / "app.conf").write_text(snippet.replace("/etc/lighttpd", str(tmp_path)))
     (tmp_path / "lighttpd.conf").write_text(

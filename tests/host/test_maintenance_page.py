@@ -1,0 +1,222 @@
+"""What visitors see in maintenance, and who gets past it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from hostlib import maintenance, maintscript
+from hostlib.program import DONE
+
+from tests.support.switching import (
+    files,
+    is_page,
+    lua,
+    luac,
+    switch_down,
+    switch_up,
+    token,
+)
+from tests.support.webhost import REMOTE_SCRIPTS, WebHost, wait_until
+
+MakeHost = Callable[..., WebHost]
+
+
+class TestTheAnswerWhileDown:
+    def test_every_request_gets_a_marked_503_with_the_page(self, site: WebHost) -> None:
+        assert site.run("down").code == DONE
+        reply = site.get("/anything?x=1")
+        assert reply.in_maintenance
+        assert "be back soon" in reply.text
+        assert reply.headers["content-type"] == "text/html; charset=utf-8"
+        assert reply.headers["cache-control"] == "no-store"
+        assert reply.headers["retry-after"] == "120"
+        assert not [name for name in reply.headers if "proof" in name or "bypass" in name]
+
+    def test_head_gets_the_headers_only(self, site: WebHost) -> None:
+        switch_down(site)
+        reply = site.request("HEAD")
+        assert reply.in_maintenance
+        assert reply.body == b""
+
+    def test_a_post_gets_the_page_and_does_not_reach_the_application(self, site: WebHost) -> None:
+        switch_down(site)
+        assert is_page(site.request("POST", body=b"x" * 100_000))
+
+    def test_retry_after_counts_down_to_the_announced_end(self, site: WebHost) -> None:
+        site.run("down", "--until", "+1h")
+        first = int(site.get().headers["retry-after"])
+        assert 3590 <= first <= 3600
+        wait_until(lambda: int(site.get().headers["retry-after"]) < first, what="the number goes down")
+
+    def test_past_the_announced_end_retry_after_is_two_minutes(self, site: WebHost) -> None:
+        switch_down(site, until=1)
+        assert site.get().headers["retry-after"] == "120"
+
+    def test_the_page_tells_the_end_and_the_reason_where_it_wants_to(self, site: WebHost) -> None:
+        (site.maintenance_dir / "maint.html").write_text("{until}: {reason} </html>")
+        site.run("down", "--until", "2100-05-17T14:30+00:00", "--reason", "<b>new</b> \"schema\" & 'more'")
+        text = site.get().text
+        assert '<time datetime="2100-05-17T14:30:00Z">' in text
+        assert "&lt;b&gt;new&lt;/b&gt; &quot;schema&quot; &amp; &#x27;more&#x27;" in text
+
+    def test_liveness_paths_stay_200(self, make_web_host: MakeHost) -> None:
+        host = make_web_host(liveness=("/", "/live"))
+        host.serve()
+        assert host.run("down").code == DONE
+        for path in ("/live", "/", "/live?probe=1"):
+            assert (host.get(path).status, host.get(path).body) == (200, b"ok\n")
+        assert host.get("/other").in_maintenance
+        assert host.run("up").code == DONE
+        assert host.get("/live").text == "app /live"
+
+
+class TestTheBypass:
+    def test_header_and_cookie_let_the_operator_through(self, site: WebHost) -> None:
+        switch_down(site)
+        assert site.get(headers={"X-Maintenance-Bypass": token(site)}).text == "app /"
+        assert site.get(headers={"Cookie": f"a=b; maintenance_bypass={token(site)}; c=d"}).text == "app /"
+
+    def test_nothing_else_does(self, site: WebHost) -> None:
+        switch_down(site)
+        good = token(site)
+        for wrong in ("", good[:-1], good + "x", good.swapcase(), " ", "x" * 5_000):
+            assert site.get(headers={"X-Maintenance-Bypass": wrong}).in_maintenance
+            assert site.get(headers={"Cookie": f"maintenance_bypass={wrong}"}).in_maintenance
+
+    def test_the_application_does_not_get_to_see_the_header(self, site: WebHost) -> None:
+        switch_down(site)
+        reply = site.get("/headers", headers={"X-Maintenance-Bypass": token(site)})
+        assert "HTTP_HOST" in reply.text
+        assert token(site) not in reply.text
+
+    def test_the_token_stays_for_a_window_and_is_new_for_the_next(self, site: WebHost) -> None:
+        switch_down(site)
+        first = token(site)
+        switch_down(site)
+        assert token(site) == first
+        switch_up(site)
+        switch_down(site)
+        assert token(site) != first
+
+    def test_other_programs_get_it_as_headers_and_nothing_while_up(self, site: WebHost) -> None:
+        assert maintenance.bypass_headers(site.hostlib_config) == {}
+        switch_down(site)
+        assert maintenance.bypass_headers(site.hostlib_config) == {"X-Maintenance-Bypass": token(site)}
+        switch_up(site)
+        assert maintenance.bypass_headers(site.hostlib_config) == {}
+
+    def test_it_is_told_nowhere(self, site: WebHost) -> None:
+        ran = site.run("down", "--reason", "x", "--run-id", "r1")
+        told = ran.out + ran.err + (site.maintenance_dir / "maint.json").read_text() + site.get().text
+        assert token(site) not in told
+
+    def test_no_file_holds_it_once_the_site_is_up(self, site: WebHost) -> None:
+        switch_down(site)
+        secret = token(site).encode()
+        switch_up(site)
+        assert not [file for file, content in files(site).items() if secret in content]
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
+    def test_only_root_and_the_web_server_can_read_it(self, make_web_host: MakeHost) -> None:
+        host = make_web_host(username="www-data")
+        assert host.run("down").code == DONE
+        assert host.get().in_maintenance
+        assert (lua(host).owner(), lua(host).group()) == ("root", "www-data")
+        assert stat.S_IMODE(lua(host).stat().st_mode) == 0o640
+        assert [name for name, content in files(host).items() if token(host).encode() in content] == [
+            "maint.lua"
+        ]
+        host.run("up", "--timeout", "0.3")  # no application here
+        assert stat.S_IMODE(lua(host).stat().st_mode) == 0o644
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+    def test_others_can_read_the_state_but_not_the_token(self, site: WebHost) -> None:
+        switch_down(site, reason="new schema", run_id="r1")
+        script = f"""
+import os, sys
+sys.path.insert(0, {str(site.tools)!r})
+from hostlib import maintenance, program
+config = program.load_config()
+os.setgid(65534); os.setuid(65534)
+print(maintenance.read_state(config).as_result())
+try:
+    print(maintenance.bypass_headers(config))
+except program.Failure as failure:
+    print(failure.what)
+"""
+        done = subprocess.run(["/usr/bin/python3", "-c", script], capture_output=True, text=True, check=True)
+        state, refused = done.stdout.splitlines()
+        assert "'state': 'down'" in state
+        assert "'reason': 'new schema'" in state
+        assert "maint.lua can't be read" in refused
+
+
+class TestThePage:
+    @pytest.mark.parametrize(
+        ("page", "why"),
+        [
+            (None, "No such file"),
+            (b"", "it is empty"),
+            (b" \n", "it is empty"),
+            (b"caf\xe9", "byte 3 is not UTF-8"),
+            (b"x" * (maintscript.PAGE_LIMIT + 1), "it is larger than"),
+        ],
+        ids=["missing", "empty", "blank", "latin-1", "huge"],
+    )
+    def test_one_that_cannot_be_used_is_replaced_and_told(
+        self, site: WebHost, page: bytes | None, why: str
+    ) -> None:
+        file = site.maintenance_dir / "maint.html"
+        file.unlink()
+        if page is not None:
+            file.write_bytes(page)
+        assert f"{file} can't be used ({why}" in str(switch_down(site)["message"])
+        assert "be back soon" in site.get().text
+
+    def test_without_the_shipped_page_a_minimal_one_is_shown(self, own_site: WebHost) -> None:
+        (own_site.maintenance_dir / "maint.html").unlink()
+        (own_site.tools / "maint.html").unlink()
+        assert own_site.run("down").code == DONE
+        assert "Down for maintenance" in own_site.get().text
+
+    @pytest.mark.parametrize(
+        "page",
+        [
+            b'quotes " and \' and \\ and \\" and \\',
+            b"]] ]=] [[ --[[ ]]\nreturn 200\n\"..os.execute('false')..\"",
+            b"NUL \0 and \x7f and \x1b[2J and \r\n and \r and \n\n1",
+            bytes(range(128)),
+            "äöü € 🚧  \u2028".encode(),
+            b"\n" * 5000 + b".",
+            b"%d %s {page} {bypass} {{}} $& \\1",
+            b"x" * maintscript.PAGE_LIMIT,
+        ],
+        ids=["quotes", "Lua", "control", "ASCII", "UTF-8", "newlines", "templates", "largest"],
+    )
+    def test_any_page_is_shown_byte_by_byte(self, site: WebHost, page: bytes) -> None:
+        (site.maintenance_dir / "maint.html").write_bytes(page)
+        switch_down(site)
+        assert site.get().body == page
+        luac(lua(site))
+
+    def test_any_reason_is_only_text(self, site: WebHost) -> None:
+        (site.maintenance_dir / "maint.html").write_text("<p>{reason}</p>")
+        ran = site.run(
+            "down", "--reason", "\"]] .. os.exit() --\n'; rm -rf / \x1b[31m <script>x</script> \t ü \\"
+        )
+        shown = "\"]] .. os.exit() -- '; rm -rf / [31m <script>x</script> ü \\"
+        assert (ran.code, ran.json["reason"]) == (DONE, shown)
+        escaped = "&quot;]] .. os.exit() -- &#x27;; rm -rf / [31m &lt;script&gt;x&lt;/script&gt; ü \\"
+        assert site.get().text == f"<p>{escaped}</p>"
+        luac(lua(site))
+
+    def test_the_shipped_page_needs_nothing_else(self) -> None:
+        page = (REMOTE_SCRIPTS / "maint.html").read_text()
+        assert not re.search(r"<script|<link|<img|https?:|url\(|@import", page)
+        assert 'lang="en"' in page
+        assert "prefers-color-scheme" in page
