@@ -54,6 +54,9 @@ size=75% inodes=1000000
 mount -o "remount,size=$size,nr_inodes=$inodes" "$1"
 """
 NAMESPACES = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd"]
+# nsenter that forks stops itself when its child is stopped, which systemd does with all processes at a
+# shutdown; then a zombie that nobody waits for holds up the end of the host. So a shell waits.
+WAITING = ["--no-fork", "sh", "-c", '"$@"; exit $?', "sh"]
 SLOW_CABLE = Path(__file__).with_name("slowcable.py")
 TRACE = "/run/fleet.strace"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -131,14 +134,11 @@ class Host:
 
     def reboot(self) -> None:
         """Shut it down in good order and boot it again; returns when it is reachable."""
-        before = self.boot_id
+        before = self.leader
         self.run(["systemctl", "reboot", "--no-wall"], check=False)  # it may be ended by it
 
         def again() -> bool:
-            try:
-                return self.boot_id != before
-            except (AssertionError, OSError):
-                return False  # between the boots
+            return any(_is_init(pid) for pid in self.pids() if pid != before)
 
         wait_until(again, lambda: f"{self.name} to boot again:\n{self.console_text}", 120)
         self.wait_until_reachable()
@@ -206,7 +206,8 @@ class Host:
             command = ["runuser", "-u", user, "--", *command]
         variables = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
         settings = [f"{name}={value}" for name, value in variables.items()]
-        return ["nsenter", f"--target={self.leader}", *NAMESPACES, "env", "-i", *settings, *command]
+        enter = ["nsenter", f"--target={self.leader}", *NAMESPACES, *WAITING]
+        return [*enter, "env", "-i", *settings, *command]
 
     def read(self, path: str) -> str:
         """A file in it."""
@@ -274,6 +275,7 @@ class Host:
         pids = self.pids(name)
         assert pids, f"no {name} runs on {self.name}"
         subprocess.run(["kill", "-KILL", *map(str, pids)], check=False)
+        wait_until(lambda: not set(pids) & set(self.pids()), lambda: f"{name} of {self.name} to be gone")
 
     def link_down(self) -> None:
         """Pull the network cable."""

@@ -86,6 +86,13 @@ def test_a_reboot_ends_everything_and_keeps_the_disk(fleet: Fleet, host: Host) -
     assert ssh(fleet, host, "true").returncode == 0
 
 
+def test_a_command_that_goes_on_in_a_host_does_not_hold_up_its_reboot(host: Host) -> None:
+    sleeping = host.start(["sleep", "600"])
+    wait_until(lambda: host.run(["pidof", "sleep"], check=False).stdout, lambda: "the command")
+    host.reboot()
+    assert sleeping.wait(10) != 0
+
+
 def test_a_power_cut_asks_nobody(host: Host) -> None:
     host.write("/srv/kept", "kept")
     sleeping = host.start("trap 'touch /srv/was-asked' TERM; while :; do sleep 1; done")
