@@ -85,7 +85,8 @@ def outcome(host: Host, *options: str) -> dict[str, object]:
 
 def cgroups(host: Host) -> set[str]:
     """The cgroups of the runner, the adapter and the migration."""
-    listed = host.run("grep -l -e migration_runner -e command_adapter -e ./apply /proc/[0-9]*/cmdline").stdout
+    search = "grep -sl -e migration_runner -e command_adapter -e ./apply /proc/[0-9]*/cmdline"
+    listed = host.run(search, check=False).stdout  # another process may end between the two steps of that
     pids = [path.split("/")[2] for path in listed.split()]
     found = (host.run(["cat", f"/proc/{pid}/cgroup"], check=False).stdout for pid in pids)
     return {text.splitlines()[-1].removeprefix("0::") for text in found if text}
