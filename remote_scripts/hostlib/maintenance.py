@@ -39,9 +39,24 @@ from hostlib.maintstate import (
 from hostlib.names import timestamp
 from hostlib.program import BUSY, FAILED, IN_MAINTENANCE, Config, Failure, Result
 
-__all__ = ["State", "Window", "bypass_headers", "down", "is_marked", "public_path", "read_state", "up"]
+__all__ = [
+    "State",
+    "Window",
+    "bypass_headers",
+    "down",
+    "is_marked",
+    "public_path",
+    "read_state",
+    "standing",
+    "up",
+]
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def standing(config: Config) -> Result:
+    """What a switch tells while it waits to be told. Raises OSError."""
+    return {"maintenance": read_state(config).as_result(), "release": config.release}
 
 
 # -- down ------------------------------------------------------------------------------------------
@@ -185,10 +200,12 @@ def _put_back_on_failure(config: Config, before: State) -> Iterator[None]:
         saved[lua_file(config)] = (maintscript.UP.encode(), 0o644, os.getegid())
     try:
         yield
-    except (web.NotProved, OSError) as error:
+    except (Failure, OSError) as error:
         if isinstance(error, web.NotProved):
             cause, remedy = maintproof.cause(config, error)
             what = f"maintenance was not proved: {error.what}. {cause}"
+        elif isinstance(error, Failure):  # who listens can't be told any more, say
+            what, remedy = f"maintenance was not proved: {error.what}", error.next
         else:
             what, remedy = (
                 f"{config.maintenance_dir} can't be written: {error.strerror}",
@@ -248,7 +265,7 @@ def up(
             ) from error
         try:
             proof = maintproof.up(config, began + timeout - time.monotonic())
-        except web.NotProved as failure:
+        except Failure as failure:
             raise _not_up(config, failure) from failure
         notes = [_forget(config), full or _lay_ready(config)]
     verb = "still up" if before.state == "up" else "up"
@@ -286,8 +303,9 @@ def _forget(config: Config) -> str:
     return ""
 
 
-def _not_up(config: Config, failure: web.NotProved) -> Failure:
-    if isinstance(failure.last, web.Answer):
+def _not_up(config: Config, failure: Failure) -> Failure:
+    proof = failure if isinstance(failure, web.NotProved) else None
+    if proof and isinstance(proof.last, web.Answer):
         return Failure(
             f"not every worker lets requests through: {failure.what}",
             state=f"{lua_file(config)} lets requests through, but a worker still shows the maintenance page",
@@ -295,11 +313,11 @@ def _not_up(config: Config, failure: web.NotProved) -> Failure:
             exit_code=IN_MAINTENANCE,
             **failure.result,
         )
-    look = "look at the application and at lighttpd's error log"
-    if failure.point and not failure.point.is_home:
-        _, look = maintproof.cause(config, failure)
+    look = failure.next or "look at the application and at lighttpd's error log"
+    if proof and proof.point and not proof.point.is_home:
+        _, look = maintproof.cause(config, proof)
     return Failure(
-        f"the site does not answer: {failure.what}",
+        f"the site does not answer: {failure.what}" if proof else f"nothing was proved: {failure.what}",
         state="maintenance is off, but whether visitors get answers was not seen",
         next=f"{look}; then run up again",
         unchanged=False,

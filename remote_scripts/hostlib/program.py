@@ -141,17 +141,17 @@ def become_root(config: Config, program: Path) -> None:
         os.execvp("sudo", ["sudo", "-n", str(program), *sys.argv[1:]])
 
 
-def wait_until_told(arguments: argparse.Namespace, **about: Any) -> None:
-    """With --when-told say that it waits, and `about` what; return when a line comes on standard input.
+def wait_until_told(arguments: argparse.Namespace, about: Callable[[], Result] = dict) -> None:
+    """With --when-told say that it waits, and what `about` tells; return when a line comes on standard input.
 
     The start of Python, of its modules and of sudo is over then, and what follows takes milliseconds.
     Raises Failure (exit code 2) where standard input ends instead.
     """
     if not arguments.when_told:
         return
-    told = json.dumps({"waiting": True, **about})
+    told = json.dumps({"waiting": True, **about()})
     print(told if arguments.json else "ready; waiting for a line", flush=True)
-    if not sys.stdin.readline():
+    if not sys.stdin.readline().endswith("\n"):
         raise Failure("it was not told to begin", state="nothing was changed", exit_code=USAGE)
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from hostlib import maintscript, web
-from hostlib.program import DONE, FAILED, USAGE
+from hostlib.program import DONE, FAILED, USAGE, Failure
 
 from tests.support.certificates import self_signed
-from tests.support.switching import switch_down, switch_up
+from tests.support.switching import lua, switch_down, switch_up
 from tests.support.webhost import Reply, WebHost, children, free_port, read_reply, wait_until
 
 MakeHost = Callable[..., WebHost]
@@ -340,6 +340,35 @@ class TestWhoAnswers:
         assert all(host.get().in_maintenance for _ in range(20))
         victims.extend(children(host.pid))
         assert switch_up(host)["workers"] == 3
+
+    @pytest.mark.parametrize("program", ["down", "up"])
+    def test_a_program_that_takes_the_address_meanwhile_is_no_proof_and_down_is_taken_back(
+        self, own_site: WebHost, monkeypatch: pytest.MonkeyPatch, program: str
+    ) -> None:
+        if program == "up":
+            switch_down(own_site)
+        before, asked = lua(own_site).read_bytes(), web._ask
+        with socket.socket() as usurper:
+
+            def ask(*given: object) -> object:
+                if not usurper.getsockname()[1]:
+                    own_site.stop_lighttpd()
+                    usurper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    usurper.bind(("127.0.0.1", own_site.port))
+                    usurper.listen()
+                return asked(*given)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(web, "_ask", ask)
+            monkeypatch.setattr(web, "LOOK_AGAIN", -1.0)
+            with pytest.raises(Failure, match="not lighttpd") as caught:
+                {"down": switch_down, "up": switch_up}[program](own_site, timeout=3.0)
+        assert caught.value.exit_code == FAILED
+        if program == "down":
+            assert lua(own_site).read_bytes() == before
+            assert "the files are as before" in caught.value.state
+        else:
+            assert caught.value.result["unchanged"] is False
+            assert "maintenance is off" in caught.value.state
 
     def test_an_address_that_a_reload_brings_meanwhile_is_proved(
         self, own_site: WebHost, monkeypatch: pytest.MonkeyPatch
