@@ -45,6 +45,13 @@ def test_acquiring_a_free_lock_says_whose_it_is_now(host: WebHost) -> None:
     assert shown["since"].endswith("Z")
 
 
+def test_what_is_told_of_it_can_not_garble_a_colleagues_terminal(host: WebHost) -> None:
+    acquire(host, "run1", by="a\x1b[2Jnn", reason="one\ntwo")
+    shown = host.run("lock", "show").json
+    assert (shown["lock"]["by"], shown["lock"]["reason"]) == ("a [2Jnn", "one two")
+    assert "\n" not in shown["message"]
+
+
 def test_the_same_run_may_ask_again(host: WebHost) -> None:
     first = acquire(host, "run1").json["lock"]
     again = acquire(host, "run1", laptop="another")
