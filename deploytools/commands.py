@@ -9,7 +9,7 @@ from typing import Any
 
 from deploytools import __version__
 from deploytools.plan import Plan, Step
-from deploytools.saga import Mark, Progress, State
+from deploytools.saga import Mark, Progress, State, down_before
 from deploytools.settings import Settings
 
 # What we wait beyond a host program's own time-out before we call its outcome unknown.
@@ -178,12 +178,12 @@ def greeting(line: bytes | None) -> dict[str, Any] | None:
 
 
 def undo(  # noqa: PLR0911 - as in `do`
-    plan: Plan, step: Step, host: str, settings: Settings
+    plan: Plan, step: Step, progress: Progress, host: str, settings: Settings
 ) -> list[Command | Upload]:
     """Given a step that was attempted on `host`, return what compensates it; nothing where nothing has to."""
     previous = plan.previous(host)
     if (step.name == "swap" and previous is None) or (
-        step.name == "maintenance-on" and host in plan.down_before
+        step.name == "maintenance-on" and host in down_before(plan, progress)
     ):
         return []  # the first release has nothing to go back to, and a host that was down stays down
     match step.name:
@@ -238,7 +238,7 @@ def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Ans
     name = argv[0].rsplit("/", 1)[-1]
     try:
         value = json.loads(stdout.strip().rsplit("\n", 1)[-1])
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or value.get("waiting"):  # it died while it waited, or right after
             raise ValueError
     except ValueError:
         if exit_code == 0:  # a hook prints what it likes

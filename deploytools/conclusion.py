@@ -66,8 +66,7 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
             raise Interrupted(
                 f"{plan.operation} was interrupted; it can be resumed",
                 state=standing(plan, progress),
-                next="fab deploy --resume"
-                + (", or fab deploy --abort" if saga.may_turn_back(plan, progress) else ""),
+                next=_way_on(plan, progress),
                 details=details,
             )
 
@@ -82,7 +81,7 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
             state="nothing was changed",
             next=record["error"].get("next"),
         )
-    if plan.operation == "maint-up" and codes == {5}:
+    if plan.operation == "maint-up" and bad and all(map(_is_anothers, bad.values())):
         raise _anothers(plan, progress, bad, details)
     if plan.operation == "maint-up":
         raise InMaintenance(
@@ -91,7 +90,8 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
             next=_next(bad, "mend the cause, then fab maint-up again"),
             details=details,
         )
-    down = [host for host in saga.in_maintenance(plan, progress) if host not in plan.down_before]
+    before = saga.down_before(plan, progress)
+    down = [host for host in saga.in_maintenance(plan, progress) if host not in before]
     if plan.operation == "maint-down" and down:
         raise InMaintenance(
             "maint-down failed, and not every host was seen to come back up",
@@ -112,6 +112,11 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
         next=_next(bad, "mend the cause, then run it again"),
         details=details,
     )
+
+
+def _is_anothers(record: Record) -> bool:
+    """Whether a host refuses for somebody else's window; another program at work there is a reason, too."""
+    return record["exit_code"] == LockHeld.exit_code and bool(record["value"].get("by"))
 
 
 def _anothers(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details: Sequence[str]) -> LockHeld:
@@ -139,18 +144,33 @@ def _as_before(plan: Plan, progress: Progress) -> str:
     done = _done(plan, progress)
     if done:
         return f"swapped already: {', '.join(done)}; every other host is up on what it ran before"
-    if not plan.down_before:
+    down = saga.down_before(plan, progress)
+    if not down:
         return "the site is up on what it ran before"
     lift = f"fab maint-up --force {plan.run_id}" if plan.window else "fab maint-up"
-    return f"as before, with {', '.join(plan.down_before)} in maintenance ({lift} brings them up)"
+    return f"as before, with {', '.join(down)} in maintenance ({lift} brings them up)"
 
 
 def standing(plan: Plan, progress: Progress) -> str:
     """Where the hosts stand, in words."""
     down = saga.in_maintenance(plan, progress)
+    lock = f"the lock is held by run {plan.run_id}" if _may_hold_lock(plan, progress) else "it has no lock"
     if not down:
-        return f"no host is in maintenance by this run; the lock is held by run {plan.run_id}"
-    return f"in maintenance: {', '.join(down)}; the lock is held by run {plan.run_id}"
+        return f"no host is in maintenance by this run; {lock}"
+    return f"in maintenance: {', '.join(down)}; {lock}"
+
+
+def _may_hold_lock(plan: Plan, progress: Progress) -> bool:
+    """False where the run goes without: `fab deploy --resume` would go on with somebody else's then."""
+    return plan.has("lock") and not progress.value("lock", plan.lock_host).get("without")
+
+
+def _way_on(plan: Plan, progress: Progress) -> str:
+    if not _may_hold_lock(plan, progress):
+        force = f" --force {shlex.quote(plan.force)}" if plan.force else ""
+        return f"fab {plan.operation}{force}, the same command again"
+    back = ", or fab deploy --abort" if saga.may_turn_back(plan, progress) else ""
+    return f"fab deploy --resume{back}"
 
 
 def _next(bad: Mapping[Any, Record], default: str) -> str:

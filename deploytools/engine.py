@@ -162,7 +162,7 @@ class Engine:
 
     def _todo(self, progress: Progress, act: Act, host: str) -> list[Command | Upload]:
         if act.undo:
-            return commands.undo(self.plan, act.step, host, self.settings)
+            return commands.undo(self.plan, act.step, progress, host, self.settings)
         return commands.do(self.plan, act.step, progress, self.settings)
 
     def _run(self, remote: Remote, todo: Sequence[Command | Upload]) -> Answer:

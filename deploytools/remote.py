@@ -251,8 +251,9 @@ class Remote:
         """
         channel = self._waiting.get(command.argv)
         if channel is None:
-            channel = self._session()
-            channel.exec_command(_shell_line(command.argv))
+            with self._limit(GRACE):
+                channel = self._session()
+                channel.exec_command(_shell_line(command.argv))
             self._waiting.keep(command.argv, channel)
         self.sent += 1
         try:

@@ -160,6 +160,17 @@ def in_maintenance(plan: Plan, progress: Progress) -> tuple[str, ...]:
     )
 
 
+def down_before(plan: Plan, progress: Progress) -> tuple[str, ...]:
+    """The hosts that were in maintenance before this run.
+
+    That was looked at before the lock was taken, so a host's own word counts for more: that this run
+    has put it there. (That it has not is no such word: it may be the answer to the second call.)
+    """
+    return tuple(
+        host for host in plan.down_before if progress.value("maintenance-on", host).get("changed") is not True
+    )
+
+
 def _may_have_changed(mark: Mark | None) -> bool:
     return mark is not None and mark.value.get("unchanged") is not True
 

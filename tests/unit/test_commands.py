@@ -38,7 +38,7 @@ def test_every_step_of_every_plan_has_its_command() -> None:
         for step in plan.steps:
             assert commands.do(plan, step, checked, SETTINGS)
             if step.undo:
-                assert commands.undo(plan, step, "web1", SETTINGS)
+                assert commands.undo(plan, step, Progress(), "web1", SETTINGS)
 
 
 def test_maintenance_is_switched_in_its_own_directory_in_the_name_of_the_run() -> None:
@@ -155,7 +155,7 @@ def test_a_deploy_without_downtime_insists_on_a_schema_that_is_current() -> None
 
 
 def test_a_swap_is_undone_by_a_swap_to_the_release_before_under_another_run_id() -> None:
-    assert commands.undo(WINDOW, plans.SWAP, "web2", SETTINGS)[0].argv == (  # type: ignore[union-attr]
+    assert commands.undo(WINDOW, plans.SWAP, Progress(), "web2", SETTINGS)[0].argv == (  # type: ignore[union-attr]
         f"{TOOLS}/swap", "--release=r1", "--run-id=run-1-back", "--json",
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_a_swap_is_undone_by_a_swap_to_the_release_before_under_another_run_id()
 def test_the_first_release_has_nothing_to_be_swapped_back_to() -> None:
     first = replace(WINDOW, targets=(Target("web1"),))
 
-    assert commands.undo(first, plans.SWAP, "web1", SETTINGS) == []
+    assert commands.undo(first, plans.SWAP, Progress(), "web1", SETTINGS) == []
 
 
 def test_a_hook_is_one_argument_and_knows_run_and_release() -> None:
@@ -232,6 +232,13 @@ def test_a_program_that_does_not_answer_in_json_is_explained(exit_code: int, std
     assert answer.error["next"]
 
 
+def test_a_program_that_died_after_it_was_told_to_begin_is_explained() -> None:
+    answer = commands.read((f"{TOOLS}/lock",), 1, '{"waiting": true}\n', "Traceback: it is broken\n")
+
+    assert answer.mark == Mark(State.FAILED)
+    assert "it is broken" in answer.error["what"]
+
+
 def test_a_hook_that_prints_what_it_likes_and_ends_well_is_ok() -> None:
     assert commands.read(("env",), 0, "stopped 3 workers\n", "").mark == Mark(
         State.OK, {"output": "stopped 3 workers\n"}
@@ -263,7 +270,7 @@ def test_who_lifts_a_window_is_told_since_somebody_elses_is_not_lifted() -> None
     plan = plans.maintenance_plan(replace(BASE, operation="maint-up", force="bob"), down=False)
 
     (up,) = commands.do(plan, plans.MAINTENANCE_OFF, Progress(), SETTINGS)
-    (back,) = commands.undo(plan, plans.MAINTENANCE_ON, "web1", SETTINGS)
+    (back,) = commands.undo(plan, plans.MAINTENANCE_ON, Progress(), "web1", SETTINGS)
 
     assert isinstance(up, Command)
     assert isinstance(back, Command)
@@ -283,3 +290,16 @@ def test_who_lifts_a_window_is_told_since_somebody_elses_is_not_lifted() -> None
 def test_why_the_journal_was_not_written_is_told(answer: bytes, what: str, superseded: bool) -> None:
     assert commands.refusal(answer) == commands.Refusal(what, superseded)
     assert commands.refusal(b'{"ok": true}') is None
+
+
+@pytest.mark.parametrize(("changed", "lifted"), [(True, True), (False, False)])
+def test_a_host_that_came_up_before_the_lock_was_taken_is_brought_up_again(
+    changed: bool, lifted: bool
+) -> None:
+    looked = replace(BASE, operation="maint-down", targets=(Target("web1", "r1", down=True),))
+    plan = plans.maintenance_plan(looked, down=True)
+    marks = {("maintenance-on", "web1"): Mark(State.OK, {"changed": changed})}
+
+    undone = commands.undo(plan, plans.MAINTENANCE_ON, Progress(marks=marks), "web1", SETTINGS)
+
+    assert bool(undone) is lifted

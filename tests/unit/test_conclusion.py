@@ -9,7 +9,14 @@ import pytest
 from deploytools import journal
 from deploytools import plan as plans
 from deploytools.conclusion import conclude
-from deploytools.errors import DeployError, InMaintenance, Interrupted, OperationFailed, Unfinished
+from deploytools.errors import (
+    DeployError,
+    InMaintenance,
+    Interrupted,
+    LockHeld,
+    OperationFailed,
+    Unfinished,
+)
 from deploytools.journal import Record
 from deploytools.plan import Plan
 from deploytools.saga import Verdict
@@ -92,3 +99,39 @@ def test_an_interrupted_run_offers_only_the_ways_out_that_are_open(last: str, of
         conclude(plan, journal.fold(records), records)
 
     assert caught.value.next == offered
+
+
+def test_an_interrupted_switch_without_a_lock_never_offers_to_go_on_with_the_run_that_has_it() -> None:
+    base = replace(BASE, operation="maint-up", force="run-0")
+    records = [
+        journal.begin(plans.maintenance_plan(base, down=False)),
+        journal.intent("maintenance-off", ["web1", "web2"], undo=False),
+        journal.interrupted(),
+    ]
+
+    with pytest.raises(Interrupted) as caught:
+        conclude(journal.plan_of(records), journal.fold(records), records)
+
+    assert caught.value.next == "fab maint-up --force run-0, the same command again"
+    assert "it has no lock" in str(caught.value.state)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        ({"by": "bob", "run_id": None}, LockHeld, "fab maint-up --force bob"),
+        ({}, InMaintenance, "mend the cause"),  # only another program at work there
+    ],
+)
+def test_maint_up_names_whose_window_it_is_where_it_is_somebodys(
+    said: dict[str, str | None], kind: type[DeployError], told: str
+) -> None:
+    plan = plans.maintenance_plan(replace(BASE, operation="maint-up"), down=False)
+    refused = failed("not now", exit_code=5, **said)
+
+    error = concluded(
+        plan, Verdict.REVERTED, journal.outcome("maintenance-off", "web1", refused, undo=False, seconds=0)
+    )
+
+    assert isinstance(error, kind)
+    assert told in str(error.next)
