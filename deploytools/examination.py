@@ -23,6 +23,7 @@ from deploytools.errors import DeployError
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Unreached
 from deploytools.remote import Remote
 from deploytools.settings import Settings
+from deploytools.setup import programs
 
 ERROR, WARNING = "error", "warning"
 # Clocks further apart than this are told, in seconds.
@@ -122,7 +123,7 @@ def _orders(settings: Settings, users: Mapping[str, str]) -> dict[str, Command]:
 
 
 def _bundle(settings: Settings) -> dict[str, Any]:
-    source = setup.remote_scripts()
+    source = programs.remote_scripts()
     modules = {str(path.relative_to(source)): path.read_text() for path in source.glob("hostlib/**/*.py")}
     return {
         "examine": (source / "examine.py").read_text(),
@@ -135,10 +136,12 @@ def _bundle(settings: Settings) -> dict[str, Any]:
 def _expected(settings: Settings, user: str) -> dict[str, Any]:
     """What a host should be like whose deploy user is `user`."""
     installed = setup.host_side(settings, user)
+    files = {entry["path"]: entry for entry in installed["files"] if not entry.get("keep")}
+    for entry in installed["programs"]:
+        if entry["path"] != "config.json":
+            files[f"{settings.tools_dir}/current/{entry['path']}"] = entry
     digests = {
-        entry["path"]: hashlib.sha256(base64.b64decode(entry["content"])).hexdigest()
-        for entry in installed["files"]
-        if not entry["keep"] and not entry["path"].endswith("/config.json")
+        path: hashlib.sha256(base64.b64decode(entry["content"])).hexdigest() for path, entry in files.items()
     }
     return {
         **commands.expectation(settings, app=True, migrates=False),

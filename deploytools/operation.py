@@ -22,14 +22,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from deploytools import commands, journal, saga, setup, survey
+from deploytools import commands, journal, saga, survey
 from deploytools.conclusion import conclude, standing
-from deploytools.engine import Engine, JournalLost, Reporter, Stop, run
+from deploytools.engine import Engine, JournalLost, Reporter, Stop
 from deploytools.errors import (
     DeployError,
     InMaintenance,
     Interrupted,
-    OperationFailed,
     Unreachable,
     UsageError,
 )
@@ -38,9 +37,8 @@ from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
 from deploytools.remote import Remote, connector
 from deploytools.report import described
-from deploytools.saga import State, Verdict
+from deploytools.saga import Verdict
 from deploytools.settings import Host, Settings
-from deploytools.ssh import options
 from deploytools.survey import Status
 
 # How long hooks.notify may take, in seconds.
@@ -104,48 +102,6 @@ def connected(
         if lost:
             raise unreachable(lost)
         yield fleet
-
-
-def deploy_users(settings: Settings) -> dict[str, str]:
-    """The deploy user by host, as ssh would log in there. Raises UsageError where ssh can't be asked."""
-    return {
-        str(host): options.resolve(host.host, host.user, host.port, config=settings.ssh_config).user
-        for host in settings.hosts
-    }
-
-
-def installed_digests(settings: Settings) -> dict[str, str]:
-    """What config.json's `digest` is by host, where it was set up by this toolkit with these settings."""
-    return {host: setup.digest(settings, user) for host, user in deploy_users(settings).items()}
-
-
-def set_up(settings: Settings, fleet: Fleet, *, plan_only: bool) -> dict[str, list[dict[str, str]]]:
-    """Put the host side in place everywhere, or only say what would change; returns the changes by host.
-
-    Raises OperationFailed where a host refuses; such a host is as it was.
-    """
-    users = deploy_users(settings)
-
-    def install(remote: Remote) -> commands.Answer:
-        return run(remote, setup.install_command(settings, users[remote.name], plan_only=plan_only))
-
-    changes: dict[str, list[dict[str, str]]] = {}
-    problems = []
-    for host, outcome in fleet.map(install, hosts=list(users)).items():
-        if not isinstance(outcome, Ok):
-            problems.append(f"{host}: {outcome.error}")
-        elif outcome.value.mark.state is not State.OK:
-            problems.append(f"{host}: {outcome.value.error.get('what')}")
-        else:
-            changes[host] = list(outcome.value.mark.value["changes"])
-    if problems:
-        raise OperationFailed(
-            f"set-up failed on {len(problems)} of {len(problems) + len(changes)} hosts",
-            state="a host named here is as it was before",
-            next="mend the cause, then fab setup again; it needs root there: fab setup --as-user root",
-            details=problems,
-        )
-    return changes
 
 
 def base_plan(

@@ -14,6 +14,8 @@ from deploytools.errors import DeployError
 from deploytools.journal import Record, plan_of, times
 from deploytools.plan import Plan, Scope, Step
 from deploytools.saga import State
+from deploytools.settings import Settings
+from deploytools.setup.command import Work
 
 
 @dataclass
@@ -114,22 +116,24 @@ def past(journals: Mapping[str, Sequence[Record]]) -> tuple[list[dict[str, Any]]
     return runs, bad
 
 
-def setup_text(host: str, changes: Sequence[Mapping[str, str]], tools_dir: str, *, diffs: bool) -> str:
-    """What set-up changes on a host: our own programs as a number, all else by name, or as a diff."""
-    if not changes:
-        return f"{host}: nothing to change"
-    lines, programs = [f"{host}:"], 0
-    for change in changes:
-        path = change["path"]
-        if path.startswith(f"{tools_dir}/") and path != f"{tools_dir}/config.json":
-            programs += 1
-            continue
-        lines.append(f"  {change['what']}: {path}")
-        if diffs:
-            lines += [f"    {line}" for line in change["diff"].splitlines()]
+def setup_text(host: str, work: Work, settings: Settings, *, diffs: bool, removal: bool = False) -> str:
+    """What set-up changes on a host: our own programs as a number, all else by name; with `diffs` in full.
+
+    Programs that are new to the host have no diff: they are what this toolkit ships.
+    """
+    if not work.changes:
+        nothing = f"nothing of {settings.application} is there" if removal else "nothing to change"
+        return "\n".join([f"{host}: {nothing}", *(f"  {note}" for note in work.notes)])
+    lines, programs = [], 0
+    for change in work.changes:
+        programs += change["program"]
+        shown = diffs and change["what"] == "change" if change["program"] else True
+        if shown:
+            lines.append(f"  {change['what']}: {change['path']}")
+            lines += [f"    {line}" for line in change["diff"].splitlines() if diffs]
     if programs:
-        lines.insert(1, f"  deploytools {__version__}: {programs} files in {tools_dir}")
-    return "\n".join(lines)
+        lines.insert(0, f"  deploytools {__version__}: {programs} files in {settings.tools_dir}")
+    return "\n".join([f"{host}:", *lines, *(f"  note: {note}" for note in work.notes)])
 
 
 def history_text(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -49,12 +49,13 @@ def reset(c: Any, http_port: int = 0, ssh_port: int = 0) -> None:
 def _install(c: Any) -> None:
     """Set the sandbox up as `fab on sandbox setup` would."""
     from deploytools import operation as op
+    from deploytools import provisioning
     from deploytools.executor import choose_environment, current_settings
 
     choose_environment(c, "sandbox")
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        op.set_up(settings, fleet, plan_only=False)
+        provisioning.set_up(settings, fleet)
 
 
 def _revive(c: Any) -> None:

@@ -38,21 +38,54 @@ def init(c: Any, application: str, host: Any = None) -> None:
         "plan": "show what would change on every host; change nothing",
         "yes": "don't ask",
         "as-user": "connect as somebody else, such as root; the deploy user stays that of fabric.yaml",
+        "install-packages": "install the Debian packages that are missing, before anything else",
+        "remove": "take everything off the hosts again, but for data",
+        "purge": "with --remove: data too, such as releases, uploads, logs and past runs",
     }
 )
-def setup(c: Any, plan: bool = False, yes: bool = False, as_user: str | None = None) -> None:
-    """Install or upgrade the host side; shows what changes, and a second run changes nothing."""
+def setup(
+    c: Any,
+    plan: bool = False,
+    yes: bool = False,
+    as_user: str | None = None,
+    install_packages: bool = False,
+    remove: bool = False,
+    purge: bool = False,
+) -> None:
+    """Install, upgrade or remove the host side; shows what changes, and a second run changes nothing."""
     from deploytools import operation as op
+    from deploytools import provisioning
+    from deploytools.errors import UsageError
     from deploytools.executor import current_settings
     from deploytools.report import setup_text
+    from deploytools.setup.command import Action
 
+    if (purge and not remove) or (install_packages and remove):
+        what = "--install-packages doesn't go with --remove" if remove else "--purge goes with --remove only"
+        raise UsageError(what, where="fab setup", state="nothing was changed", next="fab --help setup")
+    action: Action = "remove" if remove else "install"
     settings = current_settings(c)
     with op.connected(settings, as_user=as_user) as fleet:
-        changes = op.set_up(settings, fleet, plan_only=True)
-        for host, changed in changes.items():
-            print(setup_text(host, changed, settings.tools_dir, diffs=plan))
-        if plan or not any(changes.values()):
+        try:
+            works = provisioning.plan(settings, fleet, action, purge=purge)
+        except provisioning.PackagesMissing as error:
+            if not install_packages:
+                raise
+            for host, names in error.by_host.items():
+                print(f"{host}:\n  install: {' '.join(names)}")
+            if plan:
+                print("what set-up itself would change can be told when they are there")
+                return
+            confirm(yes)
+            provisioning.install_packages(fleet, error.by_host)
+            works = provisioning.plan(settings, fleet, action, purge=purge)
+        for host, work in works.items():
+            print(setup_text(host, work, settings, diffs=plan, removal=remove))
+        if plan or not any(work.changes for work in works.values()):
             return
         confirm(yes)
-        op.set_up(settings, fleet, plan_only=False)
-    print(f"set up: {', '.join(changes)}")
+        done = provisioning.carry_out(settings, fleet, action, purge=purge)
+    for host, work in done.items():
+        for note in work.notes:
+            print(f"{host}: {note}")
+    print(f"{'removed from' if remove else 'set up'}: {', '.join(done)}")

@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hostlib import releases
-from hostlib.program import TOOLS, USAGE, Config, Failure, drop_to
+from hostlib.program import HERE, USAGE, Config, Failure, drop_to
 
-ADAPTERS = {name: TOOLS / "hostlib" / f"{name}_adapter.py" for name in ("alembic", "command", "django")}
+ADAPTERS = {name: HERE / "hostlib" / f"{name}_adapter.py" for name in ("alembic", "command", "django")}
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 # How long a database may take to tell its revision, in seconds.
 PATIENCE = 60

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hostlib.program import TOOLS
+from hostlib.program import HERE
 
 MARKER = "X-Maintenance-Mode"
 BYPASS, BYPASS_COOKIE = "X-Maintenance-Bypass", "maintenance_bypass"
@@ -177,7 +177,7 @@ def read_page(file: Path, *, reason: str | None, drop: bool) -> tuple[bytes, str
     must not be shown to visitors because root may read it.
     """
     page, note = MINIMAL_PAGE, ""
-    for candidate in (file, TOOLS / "maint.html"):
+    for candidate in (file, HERE / "maint.html"):
         try:
             with _as_nobody() if drop else contextlib.nullcontext():
                 page = _usable(candidate)

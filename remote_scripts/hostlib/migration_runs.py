@@ -33,7 +33,7 @@ from hostlib.adapters import PATIENCE
 from hostlib.files import read_json
 from hostlib.locking import exclusive, held
 from hostlib.migration_runner import Order
-from hostlib.program import TOOLS, Config, Failure
+from hostlib.program import HERE, Config, Failure
 
 # How long a runner that was told to go may take to begin, in seconds: it writes some files.
 BEGINNING = 30
@@ -162,7 +162,7 @@ def _told(argv: Sequence[str], errors: BinaryIO) -> dict[str, Any] | None:
     """What a runner says of itself once it is ready, or isn't; None where it never came to that."""
     runner = detached.start(
         argv,
-        cwd=TOOLS,
+        cwd=HERE,
         env={"PATH": adapters.PATH},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

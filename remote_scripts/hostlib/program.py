@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 DONE, BUG, USAGE, FAILED, IN_MAINTENANCE, BUSY, UNREACHABLE, UNFINISHED = range(8)
-TOOLS = Path(__file__).resolve().parent.parent
+# This version of the programs, and the path by which all versions are called: see hostlib/__init__.py.
+HERE = Path(__file__).resolve().parent.parent
+TOOLS = HERE.parent.parent if HERE.parent.name == "versions" else HERE
 
 AS_TOLD = "as `status` tells"
 
@@ -50,6 +52,7 @@ class Config:
     """What `fab setup` decided for one application on this host: config.json beside the programs.
 
     Args:
+        sudo: the programs that the deploy user may run as root.
         digest: of everything that was installed, as `deploytools.setup.digest` computes it on the laptop.
         lighttpd_config: lighttpd's main configuration file.
         aliases: further names of the site, each of which is proved to be in maintenance, too.
@@ -67,6 +70,7 @@ class Config:
     liveness: tuple[str, ...]
     statistics_path: str
     document_root: str | None = None
+    sudo: tuple[str, ...] = ()
     digest: str = ""
     lighttpd_config: Path = Path("/etc/lighttpd/lighttpd.conf")
     aliases: tuple[str, ...] = ()
@@ -80,7 +84,11 @@ class Config:
             **{
                 **raw,
                 **{name: Path(raw[name]) for name in paths if name in raw},
-                **{name: tuple(raw[name]) for name in ("liveness", "aliases", "unproved") if name in raw},
+                **{
+                    name: tuple(raw[name])
+                    for name in ("liveness", "aliases", "unproved", "sudo")
+                    if name in raw
+                },
             }
         )
 
@@ -126,7 +134,7 @@ class Config:
 
 def load_config() -> Config:
     """Read config.json beside the programs; raises Failure (exit code 2) where it is missing or broken."""
-    path = TOOLS / "config.json"
+    path = HERE / "config.json"
     try:
         return Config.of(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, KeyError) as error:

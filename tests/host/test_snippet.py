@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hostlib import maintscript
 
-from deploytools import setup
+from deploytools.setup import lighttpd as lighttpd_conf
 from tests.support.site import free_port, wait_for
 from tests.support.values import settings
 
@@ -46,8 +46,8 @@ def running(*argv: str | Path, cwd: Path) -> Iterator[None]:
 def lighttpd(root: Path, document_root: str | None) -> Iterator[str]:
     """lighttpd with the snippet for an application in `root`; yields the site's URL."""
     port = free_port()
-    (root / "maint.lua").write_bytes(setup.UP)
-    snippet = setup.lighttpd_snippet(
+    (root / "maint.lua").write_text(maintscript.UP)
+    snippet = lighttpd_conf.snippet(
         settings(root=str(root), webserver={"maintenance_dir": str(root), "document_root": document_root})
     )
     (root / "app.conf").write_text(snippet)

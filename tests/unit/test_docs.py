@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploytools import errors, setup
+from deploytools import errors
+from deploytools.setup import programs
 from deploytools.tasks import ns
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,9 +38,7 @@ def test_every_exit_code_is_in_the_reference_and_has_a_runbook_entry(code: int) 
     assert re.search(rf"^### {code}: ", RUNBOOK, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "program", [path.name for path in setup.remote_scripts().iterdir() if not path.suffix and path.is_file()]
-)
+@pytest.mark.parametrize("program", programs.names())
 def test_every_host_program_is_in_the_reference(program: str) -> None:
     assert re.search(rf"`{program}\b", REFERENCE)
 

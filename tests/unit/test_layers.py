@@ -10,7 +10,7 @@ import pytest
 import deploytools
 
 PACKAGE = Path(deploytools.__file__).parent
-PURE = {"settings", "plan", "saga", "commands", "errors"}
+PURE = {"settings", "plan", "saga", "commands", "errors", "setup"}
 # What each layer may import of ours. Nothing here imports `tasks`, which is the top.
 ALLOWED = {
     "errors": set(),
@@ -26,6 +26,8 @@ ALLOWED = {
     "conclusion": {"engine", "errors", "journal", "plan", "saga"},
     "moments": {"errors"},
     "release": {"errors", "settings"},
+    "setup": {"commands", "errors", "settings"},
+    "provisioning": {"commands", "engine", "errors", "fleet", "remote", "settings", "setup", "ssh"},
 }
 EFFECTS = {"subprocess", "socket", "fabric", "paramiko", "invoke", "time", "random", "secrets", "threading"}
 

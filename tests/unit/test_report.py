@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from deploytools import journal
 from deploytools.commands import Answer
 from deploytools.plan import downtime_plan
 from deploytools.report import PlainReporter, past, setup_text
 from deploytools.saga import Mark, State, Verdict
+from deploytools.setup.command import Work
 from tests.support.values import BASE, settings
 
 TOOLS = "/usr/local/lib/deploytools/guestbook"
 
 
-def change(path: str, diff: str = "") -> dict[str, str]:
-    return {"what": "create", "path": path, "diff": diff}
+def change(path: str, diff: str = "", *, program: bool = False) -> dict[str, Any]:
+    return {"what": "create", "path": path, "diff": diff, "program": program}
 
 
 def test_setup_shows_what_is_the_operators_business_and_counts_our_own_programs() -> None:
     changes = [
-        change(f"{TOOLS}/swap", "+a thousand lines"),
-        change(f"{TOOLS}/hostlib/web.py", "+a thousand lines"),
+        change(f"{TOOLS}/swap", "+a thousand lines", program=True),
+        change(f"{TOOLS}/hostlib/web.py", "+a thousand lines", program=True),
         change(f"{TOOLS}/config.json", "+{}"),
         change("/etc/sudoers.d/deploytools-guestbook", "+deploy ALL=(root)"),
     ]
+    work = Work(changes, ["lighttpd is reloaded"])
 
-    shown = setup_text("web1", changes, TOOLS, diffs=True)
+    shown = setup_text("web1", work, settings(), diffs=True)
 
     assert "2 files in " + TOOLS in shown
     assert "a thousand lines" not in shown
     assert "    +{}" in shown
     assert "    +deploy ALL=(root)" in shown
-    assert "+" not in setup_text("web1", changes, TOOLS, diffs=False)
-    assert setup_text("web1", [], TOOLS, diffs=True) == "web1: nothing to change"
+    assert shown.endswith("note: lighttpd is reloaded")
+    assert "+" not in setup_text("web1", work, settings(), diffs=False)
+    assert setup_text("web1", Work([], []), settings(), diffs=True) == "web1: nothing to change"
+
+
+def test_what_an_upgrade_changes_in_our_own_programs_is_shown_in_full() -> None:
+    upgrade = {**change(f"{TOOLS}/swap", "-old\n+new", program=True), "what": "change"}
+
+    assert "change: " + TOOLS + "/swap\n    -old\n    +new" in setup_text(
+        "web1", Work([upgrade], []), settings(), diffs=True
+    )
+
+
+def test_a_host_without_anything_of_the_application_is_told_as_that() -> None:
+    told = setup_text("web1", Work([], ["kept: /srv/guestbook/log"]), settings(), diffs=False, removal=True)
+
+    assert told == "web1: nothing of guestbook is there\n  kept: /srv/guestbook/log"
 
 
 def test_what_the_application_printed_before_it_failed_is_shown() -> None:

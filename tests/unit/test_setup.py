@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import configparser
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from deploytools import __version__, setup
+from deploytools.errors import UsageError
+from deploytools.setup import lighttpd, programs, sudo, systemd
 from tests.support.values import settings
 
 
@@ -25,17 +28,39 @@ BUNDLE = setup.host_side(settings(shared=[".env", "var"]), "deploy")
 TOOLS = "/usr/local/lib/deploytools/guestbook"
 
 
-def test_programs_belong_to_root_and_releases_to_the_deploy_user() -> None:
-    files, directories = by_path(BUNDLE, "files"), by_path(BUNDLE, "directories")
+def program(name: str) -> dict[str, Any]:
+    """A file of the directory of this version."""
+    return by_path(BUNDLE, "programs")[name]
 
-    assert files[f"{TOOLS}/swap"]["owner"] == "root"
-    assert files[f"{TOOLS}/swap"]["mode"] == 0o755
-    assert files[f"{TOOLS}/hostlib/program.py"]["mode"] == 0o644
+
+def test_programs_belong_to_root_and_releases_to_the_deploy_user() -> None:
+    directories = by_path(BUNDLE, "directories")
+
+    assert program("swap")["owner"] == "root"
+    assert program("swap")["mode"] == 0o755
+    assert program("hostlib/program.py")["mode"] == 0o644
     assert directories["/srv/guestbook"]["owner"] == "root"
     assert directories["/srv/guestbook/run"]["owner"] == "root"
     assert directories["/srv/guestbook/releases"]["owner"] == "deploy"
     assert directories["/srv/guestbook/shared/var"]["owner"] == "www-data"
     assert "/srv/guestbook/shared/.env" not in directories
+
+
+def test_programs_are_called_by_a_path_that_no_upgrade_changes() -> None:
+    links = by_path(BUNDLE, "links")
+
+    assert links[f"{TOOLS}/swap"]["target"] == "current/swap"
+    assert links[f"{TOOLS}/config.json"]["target"] == "current/config.json"
+    assert re.fullmatch(rf"{re.escape(__version__)}-[0-9a-f]{{12}}", BUNDLE["version"])
+
+
+def test_the_host_remembers_what_was_put_outside_of_its_version_but_for_the_operators_own() -> None:
+    record = json.loads(text(program("installed.json")))
+
+    assert "/etc/sudoers.d/deploytools-guestbook" in record["files"]
+    assert "/etc/systemd/system/deploytools-guestbook.service" in record["files"]
+    assert record["links"]["/etc/lighttpd/down"] == f"{TOOLS}/down"
+    assert not [path for path in record["files"] if "maint." in path]
 
 
 def test_down_and_up_stand_in_the_maintenance_directory() -> None:
@@ -50,18 +75,34 @@ def test_the_operators_page_is_never_replaced() -> None:
 
 
 def test_the_switch_is_never_an_empty_file() -> None:
-    assert text(by_path(BUNDLE, "files")["/etc/lighttpd/maint.lua"]).startswith("--")
+    # The installer puts the script there that `up` puts there: see test_install.py.
+    assert by_path(BUNDLE, "files")["/etc/lighttpd/maint.lua"]["kind"] == "switch"
 
 
 def test_the_sudoers_file_names_programs_by_full_path_and_nothing_else() -> None:
     entry = by_path(BUNDLE, "files")["/etc/sudoers.d/deploytools-guestbook"]
 
-    rule = text(entry).splitlines()[-1]
+    lines = text(entry).splitlines()
     assert entry["mode"] == 0o440
-    assert rule.startswith("deploy ALL=(root) NOPASSWD: ")
-    programs = rule.partition(": ")[2].split(", ")
-    assert all(program.startswith(("/etc/lighttpd/", f"{TOOLS}/")) for program in programs)
-    assert "*" not in rule
+    assert lines[-1] == "deploy ALL=(root) NOPASSWD: NOSETENV: DEPLOYTOOLS_GUESTBOOK"
+    allowed = lines[1].partition(" = ")[2].split(", ")
+    assert allowed == json.loads(text(program("config.json")))["sudo"]
+    assert sorted(Path(path).name for path in allowed) == ["down", "drain", "migrate", "swap", "up", "verify"]
+    assert all(path.startswith(("/etc/lighttpd/", f"{TOOLS}/")) for path in allowed)
+
+
+def test_nothing_of_the_callers_environment_reaches_what_runs_as_root() -> None:
+    defaults = text(by_path(BUNDLE, "files")["/etc/sudoers.d/deploytools-guestbook"]).splitlines()[2]
+
+    assert defaults.startswith("Defaults!DEPLOYTOOLS_GUESTBOOK env_reset, secure_path=")
+    scripts = [file for file in BUNDLE["programs"] if file["mode"] == 0o755]
+    assert all(text(file).startswith("#!/usr/bin/python3 -Es\n") for file in scripts)
+
+
+def test_an_account_that_sudoers_takes_for_an_alias_is_refused_and_odd_ones_are_quoted() -> None:
+    with pytest.raises(UsageError, match="alias"):
+        setup.host_side(settings(), "ALL")
+    assert "\nann\\@example.com ALL=" in sudo.sudoers(settings(), "ann@example.com")
 
 
 def test_root_needs_no_sudoers_file() -> None:
@@ -69,7 +110,7 @@ def test_root_needs_no_sudoers_file() -> None:
 
 
 def test_what_decides_about_privilege_is_in_the_root_owned_config() -> None:
-    config = json.loads(text(by_path(BUNDLE, "files")[f"{TOOLS}/config.json"]))
+    config = json.loads(text(program("config.json")))
 
     assert config["user"] == "www-data"
     assert config["root"] == "/srv/guestbook"
@@ -78,7 +119,7 @@ def test_what_decides_about_privilege_is_in_the_root_owned_config() -> None:
 
 
 def test_config_json_has_the_digest_that_the_laptop_expects() -> None:
-    config = json.loads(text(by_path(BUNDLE, "files")[f"{TOOLS}/config.json"]))
+    config = json.loads(text(program("config.json")))
 
     assert config["digest"] == setup.digest(settings(shared=[".env", "var"]), "deploy")
 
@@ -111,9 +152,16 @@ def test_the_page_that_becomes_the_operators_own_is_not_in_the_digest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours = setup.digest(settings(), "deploy")
-    monkeypatch.setattr(setup, "UP", b"-- another comment")
+    plain = setup.file
+
+    def with_another_page(path: str, content: bytes, *rest: Any, **more: Any) -> dict[str, Any]:
+        return plain(path, b"another" if more.get("keep") else content, *rest, **more)
+
+    monkeypatch.setattr(setup, "file", with_another_page)
 
     assert setup.digest(settings(), "deploy") == ours
+    page = by_path(setup.host_side(settings(), "deploy"), "files")["/etc/lighttpd/maint.html"]
+    assert text(page) == "another"
 
 
 def test_the_boot_unit_starts_the_current_release_and_is_enabled() -> None:
@@ -130,7 +178,7 @@ def test_the_boot_unit_starts_the_current_release_and_is_enabled() -> None:
 def test_stopping_the_boot_unit_ends_no_generation() -> None:
     unit = configparser.ConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read_string(setup.boot_unit(settings()))
+    unit.read_string(systemd.boot_unit(settings()))
 
     assert unit["Service"]["Type"] == "oneshot", "so that there is no main process to end"
     assert unit["Service"]["KillMode"] == "process"
@@ -155,7 +203,7 @@ def test_lighttpd_accepts_the_snippet_beside_debians_own_configuration(
     tmp_path: Path, host_header: str | None, aliases: list[str]
 ) -> None:
     webserver = {"host_header": host_header, "aliases": aliases}
-    snippet = setup.lighttpd_snippet(settings(webserver=webserver))
+    snippet = lighttpd.snippet(settings(webserver=webserver))
     (tmp_path / "maint.lua").write_text("-- up\n")
     (tmp_path / "app.conf").write_text(snippet.replace("/etc/lighttpd", str(tmp_path)))
     (tmp_path / "lighttpd.conf").write_text(
@@ -180,9 +228,8 @@ def test_lighttpd_accepts_the_snippet_beside_debians_own_configuration(
 
 
 def test_what_the_programs_share_is_put_in_place_with_its_packages() -> None:
-    files, directories = by_path(BUNDLE, "files"), list(by_path(BUNDLE, "directories"))
-    source = setup.remote_scripts()
-    modules = {str(path.relative_to(source)) for path in source.glob("hostlib/**/*.py")}
+    source = programs.remote_scripts()
 
-    assert {path.removeprefix(f"{TOOLS}/") for path in files if path.endswith(".py")} == modules
-    assert directories.index(f"{TOOLS}/hostlib") < directories.index(f"{TOOLS}/hostlib/checks")
+    modules = {str(path.relative_to(source)) for path in source.glob("hostlib/**/*.py")}
+    assert {name for name in by_path(BUNDLE, "programs") if name.endswith(".py")} == modules
+    assert "hostlib/checks/__init__.py" in modules

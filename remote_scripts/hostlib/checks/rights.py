@@ -14,7 +14,6 @@ from pathlib import Path
 from hostlib.checks.finding import WARNING, Finding, Subject, account, closed_to, judged, me
 from hostlib.program import TOOLS, Config
 
-PRIVILEGED = ("swap", "drain", "verify", "migrate")
 SETUP = "fab setup"
 PATIENCE = 20.0  # seconds for `sudo`, which may look accounts up in a directory
 
@@ -60,7 +59,7 @@ def trusted(subject: Subject) -> Iterator[Finding]:
         return
     places = [config.root, config.run, config.migrations, config.maintenance_dir]
     bad = []
-    for path in [*places, TOOLS, *TOOLS.glob("*"), *TOOLS.glob("hostlib/**/*")]:
+    for path in [*places, TOOLS, *TOOLS.glob("*"), *TOOLS.glob("current/**/*"), *TOOLS.glob("hostlib/**/*")]:
         if path.exists():  # what is missing is a finding of its own
             found = path.stat()
             if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -101,7 +100,7 @@ def sudo(subject: Subject) -> Iterator[Finding]:
     if shutil.which("sudo") is None:
         yield Finding("sudo", False, "sudo is not installed", "apt install sudo, then fab setup")
         return
-    programs = [*(TOOLS / name for name in PRIVILEGED), *_switch(config)]
+    programs = [Path(program) for program in config.sudo]
     with ThreadPoolExecutor(len(programs)) as pool:
         told = dict(zip(programs, pool.map(_refused, programs)))  # noqa: B905 - not in Python 3.9
     refused = {program: said for program, said in told.items() if said}
@@ -132,10 +131,6 @@ def becoming_root(_: Subject) -> Iterator[Finding]:
         bad=f"{me()} can't set this host up: {said}",
         level=WARNING,
     )
-
-
-def _switch(config: Config) -> list[Path]:
-    return [config.maintenance_dir / name for name in ("down", "up")]
 
 
 def _refused(program: Path) -> str | None:
