@@ -46,7 +46,8 @@ from deploytools.settings.values import (
     UrlPathQuery,
 )
 
-REFUSE_UNKNOWN = ConfigDict(extra="forbid")
+# Deferred, since `Deploy` is the only one that is validated by itself: it builds the others into its own.
+REFUSE_UNKNOWN = ConfigDict(extra="forbid", defer_build=True)
 
 _ADDRESS = re.compile(r"\[(?P<literal>.*)\](?::(?P<after>.*))?|(?P<host>[^:]*)(?::(?P<port>[^:]*))?")
 

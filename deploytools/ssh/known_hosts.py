@@ -13,6 +13,7 @@ import hmac
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -51,21 +52,29 @@ def look_up(names: Sequence[str], files: Iterable[Path]) -> tuple[KnownKey, ...]
     """
     found: list[list[KnownKey]] = [[] for _ in names]
     for file in files:
-        try:
-            lines = file.read_text(errors="replace").splitlines()
-        except OSError:
-            continue
-        for number, line in enumerate(lines, 1):
-            parsed = _parse(line, file, number)
-            if parsed is None:
-                continue
-            patterns, key = parsed
+        for patterns, key in _read(file):
             for name, keys in zip(names, found, strict=True):
                 if _matches(patterns, name):
                     keys.append(key)
     revoked = [key for keys in found for key in keys if key.marker == "@revoked"]
     valid = next((keys for keys in found if any(key.marker != "@revoked" for key in keys)), [])
     return tuple(dict.fromkeys([*(key for key in valid if key.marker != "@revoked"), *revoked]))
+
+
+def _read(file: Path) -> tuple[tuple[str, KnownKey], ...]:
+    try:
+        about = file.stat()
+        return _parsed(file, about.st_mtime_ns, about.st_size)
+    except OSError:
+        return ()
+
+
+@lru_cache
+def _parsed(file: Path, _changed: int, _size: int) -> tuple[tuple[str, KnownKey], ...]:
+    """Every entry of a file with its patterns. Read once for all hosts of a fleet."""
+    lines = file.read_text(errors="replace").splitlines()
+    parsed = (_parse(line, file, number) for number, line in enumerate(lines, 1))
+    return tuple(entry for entry in parsed if entry is not None)
 
 
 def _parse(line: str, file: Path, number: int) -> tuple[str, KnownKey] | None:
@@ -94,6 +103,8 @@ def _matches(patterns: str, name: str) -> bool:
 
 
 def _glob(pattern: str, name: str) -> bool:
+    if "*" not in pattern and "?" not in pattern:
+        return name == pattern
     # Not fnmatch: brackets stand for themselves here, as in "[web1.example.com]:2222".
     expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(expression, name) is not None

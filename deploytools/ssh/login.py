@@ -6,7 +6,9 @@ import base64
 import contextlib
 import shlex
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from deploytools.ssh.options import SshOptions
 
 # Seconds for one of our keys to be accepted: a person may have to touch a token or confirm in the agent.
 PATIENCE = 30.0
+
+# Every host's thread wants the same keys at the same time.
+_LOADING = threading.Lock()
 
 
 def transport_factory(options: SshOptions) -> Callable[..., Transport]:
@@ -136,7 +141,7 @@ class Keys(AuthStrategy):
     def _load(self, path: Path) -> tuple[bytes | None, PKey | None]:
         """The public and the private half of an identity; None for what is out of reach."""
         try:
-            private = PKey.from_path(path)
+            private = _private_key(path)
             return private.asbytes(), private
         except FileNotFoundError:
             pass
@@ -149,6 +154,21 @@ class Keys(AuthStrategy):
             with contextlib.suppress(OSError, ValueError, IndexError):
                 return base64.b64decode(public.read_text().split()[1], validate=True), None
         return None, None
+
+
+def _private_key(path: Path) -> PKey:
+    """The key in a file, loaded once for all hosts: OpenSSL checks an RSA key for a tenth of a second.
+
+    Raises what PKey.from_path raises.
+    """
+    about = path.stat()
+    with _LOADING:
+        return _loaded(path, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache
+def _loaded(path: Path, _changed: int, _size: int) -> PKey:
+    return PKey.from_path(path)
 
 
 def _in_order(keys: tuple[AgentKey, ...], named: list[bytes], *, only: bool) -> list[AgentKey]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from paramiko import PKey
 
 from deploytools.commands import Command
 from deploytools.errors import HostKeyRejected, OperationFailed, Unreachable, UsageError
@@ -595,6 +596,30 @@ def test_two_hosts_are_each_offered_their_own_key_only(reach: Callable[..., Remo
             ).stdout.split()[1]
             assert foreign not in server.log
             assert "Failed publickey" not in server.log
+
+
+def test_a_key_file_is_loaded_once_for_all_hosts(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL checks an RSA key for a tenth of a second of processor time, each time that it is loaded."""
+    loaded: list[Path] = []
+    load = PKey.from_path
+
+    def loading(path: Path) -> PKey:
+        loaded.append(path)
+        return load(path)
+
+    monkeypatch.setattr(PKey, "from_path", loading)
+    names = [f"web{number}" for number in range(5)]
+    config = write_config(tmp_path / "ssh_config", *(sshd.config(name) for name in names))
+    key = make_key(tmp_path / "another", "rsa")
+    config.write_text(config.read_text() + f"Host *\n  IdentityFile {key}\n")
+    with Fleet([Host(name) for name in names], connector(config, 5)) as fleet:
+        outcomes = fleet.connect()
+
+    assert list(outcomes.values()) == [Ok(None)] * 5
+    assert len(loaded) == len(set(loaded))
+    assert key in loaded
 
 
 def test_a_key_that_is_not_let_in_is_named(sshd: Sshd, reach: Callable[..., Remote], tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ class Measurement:
     def __init__(self, fleet: Fleet, ways: list[Way]) -> None:
         self.fleet, self.ways = fleet, ways
         self._turn = 0
+        # Whoever keeps Python from saving what it compiled has it compile our modules every time.
+        self._environment = {key: os.environ[key] for key in os.environ if not key.startswith("PYTHON")}
         self._operator = fleet.place.cgroups("operator")
         for cgroup in self._operator:
             cgroup.mkdir(exist_ok=True)
@@ -75,7 +77,7 @@ class Measurement:
         done = subprocess.run(
             keeper.joining(self._operator, way.argv(path)),
             cwd=self.fleet.operator.directory,
-            env={**os.environ, "XDG_STATE_HOME": str(self.fleet.directory / "state")},
+            env={**self._environment, "XDG_STATE_HOME": str(self.fleet.directory / "state")},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -97,3 +97,10 @@ def test_a_file_that_is_not_there_holds_no_key(tmp_path: Path) -> None:
 
 def test_a_fingerprint_is_written_as_ssh_writes_it() -> None:
     assert fingerprint(b"") == "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    assert kinds(tmp_path, f"web1 ssh-rsa {KEY}\n", "web1") == [("", "ssh-rsa")]
+    assert kinds(tmp_path, f"web1 ssh-ed25519 {KEY}\n", "web1") == [("", "ssh-ed25519")]
+    (tmp_path / "known_hosts").unlink()
+    assert look_up(["web1"], [tmp_path / "known_hosts"]) == ()
