@@ -20,6 +20,7 @@ What there is:
     fleet.operator.fab("status", code=3)               fab in a project directory, to its end; its exit code
     fleet.operator.start("deploy")                     the same, as a Popen
     fleet.operator.directory                           with fabric.yaml and fabfile.py; write your own there
+    sample.begin(fleet), sample.commit(fleet, "...")   an application of one page there, ready for `fab setup`
     fleet.ssh(host, "true", user="deploy")             the argv of a plain ssh
     fleet.ssh_config, fleet.known_hosts                for tools of others: `ssh -F`
     fleet.in_parallel(function)                        function(host) on all hosts at the same time

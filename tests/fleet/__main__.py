@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from tests.fleet import images, keeper
+from tests.fleet import images, keeper, sample
 from tests.fleet.fleet import Fleet, missing
 
 
@@ -43,12 +43,14 @@ def up(arguments: argparse.Namespace) -> None:
     with _booted(arguments) as fleet:
         for host in fleet:
             print(f"  {host.name:<8} {host.address:<14} {host.suite:<9} http://{host.address}/")
-        activate = f"{sys.prefix}/bin/activate"
+        sample.begin(fleet)
         print(f"""
 In another terminal:
-  . {activate}
+  . {sys.prefix}/bin/activate
   cd {fleet.operator.directory}
-  fab setup --as-user root --plan
+  fab setup --as-user root
+  fab deploy
+  fab maint-down --reason "a look"
   ssh -F {fleet.ssh_config} deploy@web1
 Ctrl-C ends the fleet, with the project directory in it.""")
         sys.stdout.flush()

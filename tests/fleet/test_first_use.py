@@ -8,18 +8,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fleet import Fleet, Host
+from tests.fleet import Fleet, Host, sample
 from tests.fleet.hosts import wait_until
 
 pytestmark = pytest.mark.fleet(2, suites=("bookworm", "trixie"))
-
-PAGE = "<?php echo 'release ', basename(realpath('..')), ' on ', gethostname();\n"
 
 
 class Site:
@@ -40,36 +36,12 @@ class Site:
     def in_maintenance(self) -> list[bool]:
         return [host.get("/").in_maintenance for host in self.fleet]
 
-    def commit(self, message: str) -> None:
-        git(self.fleet.operator.directory, "add", "-A")
-        git(self.fleet.operator.directory, "commit", "-qm", message)
-
-
-def git(directory: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]
-    subprocess.run(["git", "-C", directory, *identity, *arguments], check=True, capture_output=True)
-
 
 @pytest.fixture(scope="module")
 def site(fleet: Fleet) -> Site:
     """A project as `init` writes it, committed, on hosts where nothing was set up yet."""
-    project = fleet.operator.directory
-    for name in ("fabfile.py", "fabric.yaml"):
-        (project / name).unlink()
-    hosts = [word for host in fleet for word in ("--host", f"deploy@{host.name}")]
-    argv = [sys.executable, "-m", "deploytools", "init", "--application", "guestbook", *hosts]
-    subprocess.run(argv, cwd=project, check=True, capture_output=True)
-    written = (project / "fabric.yaml").read_text()
-    ours = f"\ndeploy:\n  ssh_config: {json.dumps(str(fleet.ssh_config))}\n"
-    assert written.count("\ndeploy:\n") == 1
-    (project / "fabric.yaml").write_text(written.replace("\ndeploy:\n", ours))
-    (project / "public").mkdir()
-    (project / "public/index.php").write_text(PAGE)
-    (project / ".gitignore").write_text("state/\n")
-    git(project, "init", "-q")
-    made = Site(fleet)
-    made.commit("the first page")
-    return made
+    sample.begin(fleet)
+    return Site(fleet)
 
 
 def tree(host: Host) -> str:
@@ -152,8 +124,9 @@ def test_the_two_scripts_do_the_same_by_hand_over_a_plain_ssh(site: Site) -> Non
 
 def test_a_later_release_is_deployed_without_downtime_and_a_swap_gives_a_new_process(site: Site) -> None:
     before = site.status()
-    (site.fleet.operator.directory / "public/index.php").write_text(PAGE.replace("release", "later"))
-    site.commit("another page")
+    page = site.fleet.operator.directory / "public/index.php"
+    page.write_text(page.read_text().replace("release", "later"))
+    sample.commit(site.fleet, "Another page")
     site.fab("deploy", "--yes")
     assert [host.get("/").text.split()[0] for host in site.fleet] == ["later", "later"]
     between = site.status()
