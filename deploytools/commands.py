@@ -181,7 +181,8 @@ def undo(  # noqa: PLR0911 - as in `do`
     plan: Plan, step: Step, progress: Progress, host: str, settings: Settings
 ) -> list[Command | Upload]:
     """Given a step that was attempted on `host`, return what compensates it; nothing where nothing has to."""
-    previous = plan.previous(host)
+    # As the swap told: the plan is older than the lock, and another run may have come in between.
+    previous = progress.value("swap", host).get("previous_release") or plan.previous(host)
     if (step.name == "swap" and previous is None) or (
         step.name == "maintenance-on" and host in down_before(plan, progress)
     ):

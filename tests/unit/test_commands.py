@@ -303,3 +303,12 @@ def test_a_host_that_came_up_before_the_lock_was_taken_is_brought_up_again(
     undone = commands.undo(plan, plans.MAINTENANCE_ON, Progress(marks=marks), "web1", SETTINGS)
 
     assert bool(undone) is lifted
+
+
+def test_a_swap_goes_back_to_what_the_host_served_when_it_began_and_not_to_what_the_plan_had_seen() -> None:
+    marks = {("swap", "web1"): Mark(State.OK, {"previous_release": "of-a-run-in-between"})}
+
+    (back,) = commands.undo(WINDOW, plans.SWAP, Progress(marks=marks), "web1", SETTINGS)
+
+    assert isinstance(back, Command)
+    assert "--release=of-a-run-in-between" in back.argv
