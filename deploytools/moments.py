@@ -36,6 +36,6 @@ def _parse(text: str, now: datetime) -> datetime | None:
         return (moment if moment > local else moment + timedelta(days=1)).astimezone()
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        return moment.astimezone() if moment.tzinfo is None else moment
+    except (ValueError, OverflowError, OSError):  # also for a year that no clock has
         return None
-    return moment.astimezone() if moment.tzinfo is None else moment

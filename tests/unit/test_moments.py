@@ -37,7 +37,7 @@ def test_a_clock_time_that_has_passed_today_means_tomorrow() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "+", "+m", "30m", "25:00", "12:61", "2026-13-01", "+9999999h", "\n"]
+    "text", ["", "soon", "+", "+m", "30m", "25:00", "12:61", "2026-13-01", "0001-01-01", "+9999999h", "\n"]
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="can't read the time"):
