@@ -153,3 +153,25 @@ def test_a_program_without_a_version_is_no_lighttpd(tmp_path: Path) -> None:
 def test_everything_that_debian_ships_is_read() -> None:
     found: Any = lighttpd.read(LIGHTTPD, Path("/etc/lighttpd/lighttpd.conf"))
     assert found.server("server.username") == "www-data"
+
+
+def test_newer_versions_say_if_before_a_condition() -> None:
+    """As lighttpd 1.4.79 prints it."""
+    printed = """
+config {
+    server.document-root = "/srv"
+    if $HTTP["host"] == "www.example.com" {
+        # block 1
+        server.document-root = "/www"
+    } # end of $HTTP["host"] == "www.example.com"
+    else if $HTTP["remote-ip"] == "10.0.0.0/8" {
+        # block 2
+        server.document-root = "/ten"
+    } # end of $HTTP["remote-ip"] == "10.0.0.0/8"
+}
+"""
+    assert [str(block) for block in lighttpd.parse(printed)] == [
+        "the configuration as a whole",
+        '$HTTP["host"] == "www.example.com"',
+        'not $HTTP["host"] == "www.example.com" and $HTTP["remoteip"] == "10.0.0.0/8"',
+    ]
