@@ -182,7 +182,7 @@ def test_an_unknown_account_is_an_error(host: WebHost) -> None:
     host.write_config()
     found = only(host, "account")
     assert found["level"] == "error"
-    assert found["remedy"].startswith("adduser --system --group nobody-of-that-name")
+    assert found["remedy"].startswith("useradd --system --user-group nobody-of-that-name; or app.user")
 
 
 def test_missing_directories_are_an_error(host: WebHost) -> None:
@@ -200,7 +200,7 @@ def test_directories_that_the_deploy_user_can_not_write_are_an_error(host: WebHo
         if check["name"] == "directories"
     }
     remedy = messages[f"nobody can't write {host.root}/releases, which is root's"]
-    assert remedy == "fab setup, or user: root in fabric.yaml"
+    assert remedy == "fab setup; or user: root in fabric.yaml"
     for name in ("releases", "shared", "state"):
         (host.root / name).chmod(0o777)
     assert "directories" not in {check["name"] for check in failed(host.run("doctor", as_user="nobody"))}
@@ -210,6 +210,19 @@ def test_a_directory_that_its_owner_can_not_write_is_an_error(host: WebHost) -> 
     (host.root / "state").chmod(0o555)
     found = only(host, "directories")
     assert found["remedy"] == f"chmod u+wx {host.root}/state"
+
+
+@root_only
+@pytest.mark.parametrize(("place", "level"), [("state", "error"), ("releases", "warning")])
+def test_what_somebody_else_put_there_is_told(host: WebHost, place: str, level: str) -> None:
+    for name in ("ours", "theirs"):
+        (host.root / place / name).mkdir()
+    (host.root / place / "theirs" / "file").write_text("")
+    os.chown(host.root / place / "theirs", 65534, 65534)
+    found = only(host, "owners") if place == "state" else the(host.run("doctor"), "owners")
+    assert (found["level"], "theirs is not root's" in found["message"]) == (level, True)
+    subprocess.run(["sh", "-c", found["remedy"]], check=True)
+    assert "owners" not in {check["name"] for check in failed(host.run("doctor"))}
 
 
 @root_only

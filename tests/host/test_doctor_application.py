@@ -57,13 +57,14 @@ def test_php_that_is_not_installed_is_named_by_its_package(host: WebHost) -> Non
 
 
 def test_a_command_of_the_release_is_looked_for_in_the_current_one(host: WebHost) -> None:
-    place = put_release(host, "r1")
+    place = put_release(host, "r1", app={"command": "bin/serve"})
     make_current(host, "r1")
-    assert "there is no program bin/serve" in found(host, "command", command="bin/serve")[0]["message"]
+    assert "there is no program bin/serve" in the(host.run("doctor"), "command")["message"]
+    assert found(host, "command", command="bin/other") == [], "it comes with the next release"
     (place / "bin").mkdir()
     (place / "bin" / "serve").write_text("#!/usr/bin/python3\n")
     (place / "bin" / "serve").chmod(0o755)
-    assert found(host, "command", command="bin/serve") == []
+    assert "command" not in {check["name"] for check in failed(host.run("doctor"))}
 
 
 def test_a_command_is_looked_for_on_the_applications_own_path(host: WebHost) -> None:
@@ -102,6 +103,13 @@ def test_a_command_that_the_applications_account_may_not_run_is_an_error(
     assert "nobody can't" in check["message"]
     subprocess.run(["sh", "-c", check["remedy"]], check=True)
     assert found(host, "command", command=str(directory / "serve")) == []
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd runs this machine")
+def test_a_manager_that_does_not_run_this_host_is_an_error(host: WebHost) -> None:
+    (check,) = found(host, "manager", command="python3", manager="systemd")
+    assert check["message"] == "app.manager is systemd, and systemd doesn't run this host"
+    assert found(host, "manager", command="python3", manager="auto") == []
 
 
 # -- PHP -------------------------------------------------------------------------------------------
@@ -171,7 +179,7 @@ def test_a_broken_record_of_a_generation_is_an_error(host: WebHost, text: str) -
     record.write_text(text)
     check = the(host.run("doctor"), "generations")
     assert str(record) in check["message"]
-    assert check["remedy"].endswith(f"rm {record}")
+    assert check["remedy"].startswith(f"rm {record}; then ")
     record.unlink()
     assert "generations" not in {one["name"] for one in failed(host.run("doctor"))}
 

@@ -298,8 +298,12 @@ def test_a_reload_that_cuts_long_requests_is_told_with_the_line_to_change(make_w
     host = make_web_host(edit=replaced(f"{flag}30", f"{flag}5"))
     line, place = only(host, "reload")["remedy"].partition(";")[0].split(" in ")
     file, number = place.split(":")
-    assert line == f"{flag}30"
-    assert f"{flag}5" in Path(file).read_text().splitlines()[int(number) - 1]
+    assert line == f"server.feature-flags += ( {flag}30 )"
+    lines = Path(file).read_text().splitlines()
+    assert f"{flag}5" in lines[int(number) - 1]
+    lines[int(number) - 1] = line
+    Path(file).write_text("\n".join(lines))
+    assert [check["name"] for check in failed(host.run("doctor"))] == ["site"]
 
 
 # -- the site --------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_an_error_ends_with_3_and_names_its_remedy(deployed: Site) -> None:
 
     assert f"error: {record} is no generation's record" in done.stdout
     assert "  on: sandbox" in done.stdout
-    assert f"then rm {record}" in done.stdout
+    assert f"remedy: rm {record}; then " in done.stdout
     assert "something would stop a deploy" in done.stderr
     assert f"problem on sandbox: {record}" in status.stdout
 

@@ -1,7 +1,8 @@
 """What `doctor` looks at, each check with its remedy. Changes nothing.
 
 A check is a function of the Subject that yields findings; one finding says one thing. A command in a
-remedy is for root on that host, unless it begins with `fab`.
+remedy is for root on that host, unless it begins with `fab`; its steps are parted by "; then", and another
+way of doing it comes after "; or".
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ FOUNDATION: Sequence[Check] = (
     webserver.modules,
     webserver.configuration,
     application.command,
+    application.manager,
     application.php,
     application.logout,
     installation.neighbours,
@@ -38,6 +40,7 @@ AFTER_SETUP: Sequence[Check] = (
     installation.set_up,
     installation.boot,
     rights.directories,
+    rights.strangers,
     rights.trusted,
     rights.ways,
     rights.sudo,

@@ -24,6 +24,7 @@ DATABASE_PATIENCE = 90.0
 WATCHED = 0.5  # seconds that a connection stays open without a request, to count as kept
 LOOKS = 6
 FPM_TIMEOUT = "10s"
+OLDEST_SYSTEMD = 247  # of Debian 11, as is the oldest Python
 PROBE = "/run/deploytools-probe.sock"  # only a name: nothing is made there
 
 
@@ -33,9 +34,9 @@ def command(subject: Subject) -> Iterator[Finding]:
     if who is None or not words:
         return
     path = _program(subject, words[0])
-    remedy = f"{_installation(words[0])}, or app.command in fabric.yaml"
-    if path is None and subject.release is None and _in_release(words[0]):
-        return  # it comes with the first release
+    remedy = f"{_installation(words[0])}; or app.command in fabric.yaml"
+    if _in_release(words[0]) and (subject.release is None or "app" in subject.expected):
+        return  # it comes with the next release
     if path is None:
         yield Finding("command", False, f"app.command: there is no program {words[0]} on this host", remedy)
         return
@@ -53,7 +54,7 @@ def command(subject: Subject) -> Iterator[Finding]:
         "command",
         interpreter is None or interpreter.exists(),
         f"{path} has what it runs on",
-        f"install {interpreter}, or mend the first line of {path}",
+        f"install {interpreter}; or mend the first line of {path}",
         bad=f"app.command: {path} is a script for {interpreter}, which is not there",
     )
 
@@ -89,6 +90,21 @@ def _interpreter(path: Path) -> Path | None:
         first = file.readline(300)
     words = first[2:].split() if first.startswith(b"#!") else []
     return Path(os.fsdecode(words[0])) if words else None
+
+
+def manager(subject: Subject) -> Iterator[Finding]:
+    """systemd runs this host, where it is to run the application."""
+    if subject.app.get("manager") == "systemd":
+        found = services.version()
+        yield judged(
+            "manager",
+            found is not None and found >= OLDEST_SYSTEMD,
+            f"systemd is {found}",
+            "app: {manager: direct} in fabric.yaml; then fab deploy",
+            bad=f"app.manager is systemd, and systemd is {found}: {OLDEST_SYSTEMD} or newer is needed"
+            if found
+            else "app.manager is systemd, and systemd doesn't run this host",
+        )
 
 
 def php(subject: Subject) -> Iterator[Finding]:
@@ -188,7 +204,7 @@ def records(subject: Subject) -> Iterator[Finding]:
             "generations",
             False,
             f"{path} is no generation's record: {error}",
-            f"end what `fuser {path.with_suffix('.sock')}` names, if anything; then rm {path}",
+            f"rm {path}; then ps -u {subject.config.user} -o pid,args, which shows what may be left of it",
         )
     if not broken:
         yield Finding("generations", True, "the generations' records can be read")
@@ -281,7 +297,7 @@ def logout(subject: Subject) -> Iterator[Finding]:
         return
     spared = (services.logind("KillExcludeUsers") or "root").split()
     only = (services.logind("KillOnlyUsers") or me()).split()
-    file = "/etc/systemd/logind.conf.d/deploytools.conf"
+    file = "/etc/systemd/logind.conf.d/zz-deploytools.conf"  # the last one counts
     yield judged(
         "logout",
         me() in spared or me() not in only,

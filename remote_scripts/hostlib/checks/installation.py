@@ -55,7 +55,7 @@ def _settings(subject: Subject, wanted: Mapping[str, Any]) -> Iterator[Finding]:
         "files",
         not changed,
         "what fab setup put here is as the laptop has it",
-        "fab setup --plan shows the difference, fab setup mends it",
+        "fab setup, whose --plan shows the difference",
         bad=f"not as fab setup would have it: {', '.join(changed[:3])}{several}",
         level=WARNING,
     )
@@ -65,7 +65,7 @@ def _settings(subject: Subject, wanted: Mapping[str, Any]) -> Iterator[Finding]:
             "files",
             subject.config.digest == digest,
             "set up with the settings that fabric.yaml has",
-            "fab setup --plan shows the difference, fab setup mends it",
+            "fab setup, whose --plan shows the difference",
             bad="fabric.yaml has changed since this host was set up",
             level=WARNING,
         )
@@ -120,7 +120,7 @@ def neighbours(subject: Subject) -> Iterator[Finding]:
                     "neighbours",
                     False,
                     f"{name} has the same {key}, {value}: each would switch or swap the other",
-                    f"{remedy} in fabric.yaml of one of them, then fab setup",
+                    f"{remedy} in fabric.yaml of one of them; then fab setup",
                 )
         if (other.get("url"), other.get("host_header")) == (ours.url, ours.host_header):
             yield Finding(
@@ -128,5 +128,5 @@ def neighbours(subject: Subject) -> Iterator[Finding]:
                 False,
                 f"{name} answers at {ours.url} for the same host name ({ours.host_header or 'any'}):"
                 " only one of them is reached",
-                "webserver: {host_header: the site's name} in fabric.yaml of both, then fab setup",
+                "webserver: {host_header: the site's name} in fabric.yaml of both; then fab setup",
             )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hostlib.checks.finding import WARNING, Finding, Subject, account, closed_to, judged, me
+from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, account, closed_to, judged, me
 from hostlib.program import TOOLS, Config
 
 SETUP = "fab setup"
@@ -24,7 +24,7 @@ def application_account(subject: Subject) -> Iterator[Finding]:
         "account",
         account(name) is not None,
         f"the application runs as {name}",
-        f"adduser --system --group {name}, or app.user in fabric.yaml and fab setup",
+        f"useradd --system --user-group {name}; or app.user in fabric.yaml, then fab setup",
         bad=f"there is no account {name} to run the application as",
     )
 
@@ -49,7 +49,26 @@ def _writable(path: Path) -> Finding:
         return judged("directories", writable, f"{owner} can write {path}", f"chmod u+wx {path}", bad=bad)
     mine = os.access(path, os.W_OK | os.X_OK)
     good, bad = f"{me()} can write {path}", f"{me()} can't write {path}, which is {owner}'s"
-    return judged("directories", mine, good, f"{SETUP}, or user: {owner} in fabric.yaml", bad=bad)
+    return judged("directories", mine, good, f"{SETUP}; or user: {owner} in fabric.yaml", bad=bad)
+
+
+def strangers(subject: Subject) -> Iterator[Finding]:
+    """What is in the deploy user's directories is its own; somebody else may have deployed before."""
+    for place, level in ((subject.config.state, ERROR), (subject.config.releases, WARNING)):
+        if not os.access(place, os.R_OK | os.X_OK):
+            continue  # a finding of its own
+        owner = place.stat().st_uid
+        entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        others = [entry.path for entry in entries if entry.stat(follow_symlinks=False).st_uid != owner]
+        yield judged(
+            "owners",
+            not others,
+            f"everything in {place} is {_name(owner)}'s",
+            f"chown -R --reference={place} {' '.join(others)}",
+            bad=f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not {_name(owner)}'s, who has to"
+            " change that",
+            level=level,
+        )
 
 
 def trusted(subject: Subject) -> Iterator[Finding]:
@@ -95,10 +114,10 @@ def sudo(subject: Subject) -> Iterator[Finding]:
     Each program is really run, but only to tell its options: what `sudo -l` shows may still take a password.
     """
     config = subject.config
-    if not config.privileged or os.geteuid() == 0:
+    if not config.privileged or not config.sudo or os.geteuid() == 0:
         return
     if shutil.which("sudo") is None:
-        yield Finding("sudo", False, "sudo is not installed", "apt install sudo, then fab setup")
+        yield Finding("sudo", False, "sudo is not installed", "apt install sudo; then fab setup")
         return
     programs = [Path(program) for program in config.sudo]
     with ThreadPoolExecutor(len(programs)) as pool:
@@ -127,7 +146,7 @@ def becoming_root(_: Subject) -> Iterator[Finding]:
         "sudo",
         said is None,
         f"{me()} may become root",
-        "fab setup --as-user root, or as another account that may become root without a password",
+        "fab setup --as-user root; or as another account that may become root without a password",
         bad=f"{me()} can't set this host up: {said}",
         level=WARNING,
     )
@@ -158,6 +177,16 @@ def _remedy(config: Config, whys: list[str]) -> str:
         line = f"Defaults:{me()} !requiretty"
         return f"echo '{line}' > /etc/sudoers.d/zz-deploytools && chmod 440 /etc/sudoers.d/zz-deploytools"
     file = f"/etc/sudoers.d/deploytools-{config.application}"
+    listed = subprocess.run(
+        ["sudo", "-n", "-l", config.sudo[0]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    if listed.returncode == 0:  # it is allowed, but only with a password: the last rule counts
+        last = f"/etc/sudoers.d/zzz-deploytools-{config.application}"
+        return f"cp -p {file} {last}, which comes after the rule that asks for a password"
     return f"fab setup --as-user root, which writes {file}"
 
 

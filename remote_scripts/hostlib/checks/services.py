@@ -74,9 +74,9 @@ def lifted(setting: str) -> str:
 
 def override(unit: str, line: str) -> str:
     """The command that adds a line to section Service of a unit, and makes it count."""
-    file = f"/etc/systemd/system/{unit}.d/deploytools.conf"
+    file = f"/etc/systemd/system/{unit}.d/zz-deploytools.conf"  # the last one counts
     return (
-        f"mkdir -p {os.path.dirname(file)} && printf '[Service]\\n{line}\\n' > {file}"
+        f"mkdir -p {os.path.dirname(file)} && printf '[Service]\\n{line}\\n' >> {file}"
         f" && systemctl daemon-reload && systemctl restart {unit.removesuffix('.service')}"
     )
 

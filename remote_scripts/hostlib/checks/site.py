@@ -60,8 +60,8 @@ def workers(subject: Subject) -> Iterator[Finding]:
         "workers",
         count < 2 or seen,
         f"lighttpd has {count or 1} worker{'s' if count > 1 else ''}, and proofs tell them apart",
-        f"server.max-worker = 0 in {config.lighttpd_config}, or privileged: true in fabric.yaml; then"
-        " systemctl restart lighttpd",
+        f"server.max-worker = 0 in {config.lighttpd_config}; then systemctl restart lighttpd; or privileged:"
+        " true in fabric.yaml, then fab setup",
         bad=f"lighttpd has {count} workers, and nobody but root and {user(subject) or 'its own account'} can"
         " tell which of them answered: `down` and `up` go by a second of right answers",
         level=WARNING,
@@ -86,14 +86,12 @@ def reload(subject: Subject) -> Iterator[Finding]:
     key = "server.graceful-shutdown-timeout"
     flags = found.server("server.feature-flags")
     seconds = int(flags.get(key, CUT_AFTER)) if isinstance(flags, dict) else CUT_AFTER
-    where, line = elsewhere(subject, key), f'"{key}" => {WISHED}'
-    if not where:
-        where, line = str(subject.config.lighttpd_config), f"server.feature-flags += ( {line} )"
+    place = elsewhere(subject, key) or str(subject.config.lighttpd_config)
     yield judged(
         "reload",
-        seconds >= WISHED,
-        f"a reload of lighttpd leaves requests {seconds} s to finish",
-        f"{line} in {where}; then {RELOAD}",
+        seconds >= WISHED or seconds == 0,  # 0 is for no end
+        f"a reload of lighttpd leaves requests {seconds or 'more than enough'} s to finish",
+        f'server.feature-flags += ( "{key}" => {WISHED} ) in {place}; then {RELOAD}',
         bad=f"a reload of lighttpd, as by fab setup, cuts requests that take longer than {seconds} s",
         level=WARNING,
     )
@@ -187,7 +185,7 @@ def page(subject: Subject) -> Iterator[Finding]:
         "maintenance page",
         there,
         f"{file} is there",
-        f"put a page there; fab setup puts ours where there is none (rm -f {file}; fab setup)",
+        f"rm -f {file}; then fab setup, which puts ours there; or put a page of your own there",
         bad=f"{file} is {'empty' if file.exists() else 'missing'}: visitors will see a plain page",
         level=WARNING,
     )
@@ -205,7 +203,7 @@ def site(subject: Subject) -> Iterator[Finding]:
             "site",
             False,
             f"{config.url} gives no answer: {error}",
-            "systemctl start lighttpd; if it runs: webserver.url in fabric.yaml, then fab setup",
+            "systemctl restart lighttpd; or, where it runs, webserver.url in fabric.yaml, then fab setup",
         )
         return
     except Failure as failure:  # the host's name has no address
@@ -217,18 +215,18 @@ def site(subject: Subject) -> Iterator[Finding]:
             "site",
             False,
             f"{where} is redirected to {elsewhere}, so `swap` never sees the application answer there",
-            f"webserver: {{url: {elsewhere}}} in fabric.yaml (or host_header), then fab setup",
+            f"webserver: {{url: {elsewhere}}} in fabric.yaml; then fab setup",
             ERROR if health is None or not health.met(answer.status, answer.body) else WARNING,
         )
         return
     fine = answer.status < 500 or maintenance.is_marked(answer)
     serving = subject.serving
     if serving is None:
-        remedy = "fab deploy: nothing is deployed yet"
+        remedy = "fab deploy, because nothing is deployed yet"
     elif generations.alive(serving):
-        remedy = f"see {config.log}/app.log"
+        remedy = f"tail {config.log}/app.log, which may tell why"
     else:
-        remedy = f"fab hotswap: the application is not running; see {config.log}/app.log"
+        remedy = f"fab hotswap, because the application is not running; why is in {config.log}/app.log"
     yield judged("site", fine, f"{where} answers {answer.status}", remedy, level=WARNING)
 
 

@@ -17,6 +17,7 @@ from hostlib.program import TOOLS
 OLDEST_PYTHON = (3, 9)
 MIB = 1 << 20
 BACKLOG = 1024  # what a queue of requests is worth while a generation starts slowly or is swapped
+SYSCTL = "/etc/sysctl.d/zz-deploytools.conf"
 SPARE = 64 * MIB  # bytes of memory that stay free while two generations run
 
 
@@ -35,7 +36,7 @@ def python(_: Subject) -> Iterator[Finding]:
         "python",
         sys.version_info >= OLDEST_PYTHON,
         f"{sys.executable} is Python {platform.python_version()}",
-        f"apt install python3, for Python {oldest} or later as /usr/bin/python3",
+        f"apt install python3, which has to be Python {oldest} or later",
     )
 
 
@@ -72,7 +73,7 @@ def _file_system(need: Need) -> Iterator[Finding]:
             "disk",
             False,
             f"{path} is on a file system that is mounted read-only",
-            f"mount -o remount,rw $(findmnt -no TARGET -T {path}); dmesg tells why it is so",
+            f"mount -o remount,rw $(findmnt -no TARGET -T {path})",
         )
         return
     yield judged(
@@ -99,7 +100,7 @@ def programs(_: Subject) -> Iterator[Finding]:
         "programs",
         not os.statvfs(place).f_flag & os.ST_NOEXEC,
         f"programs in {TOOLS} can be run",
-        f"mount -o remount,exec $(findmnt -no TARGET -T {place}), or another tools_dir in fabric.yaml",
+        f"mount -o remount,exec $(findmnt -no TARGET -T {place}); or another tools_dir in fabric.yaml",
         bad=f"{TOOLS} is on a file system that is mounted noexec",
     )
 
@@ -114,7 +115,7 @@ def memory(subject: Subject) -> Iterator[Finding]:
         "memory",
         free >= used + SPARE,
         f"{free // MIB} MiB of memory are free",
-        "free some (ps -eo rss,args --sort=-rss | head), or have fewer processes of the application",
+        "ps -eo rss,args --sort=-rss | head, which shows what uses it; or fewer processes of the application",
         bad=f"{free // MIB} MiB of memory are free; the application uses {used // MIB} MiB, and a swap runs"
         " it twice at a time",
         level=WARNING,
@@ -145,8 +146,8 @@ def backlog(_: Subject) -> Iterator[Finding]:
         "backlog",
         limit >= BACKLOG,
         f"net.core.somaxconn is {limit}",
-        "echo net.core.somaxconn=4096 > /etc/sysctl.d/60-deploytools.conf && sysctl -p"
-        " /etc/sysctl.d/60-deploytools.conf; then fab hotswap, for the queue is made with the socket",
+        f"echo net.core.somaxconn=4096 > {SYSCTL} && systemctl restart systemd-sysctl; then fab hotswap,"
+        " because the queue is made with the socket",
         bad=f"net.core.somaxconn is {limit}: more requests than that can't wait for the application,"
         " and are answered 500",
         level=WARNING,
@@ -160,7 +161,7 @@ def socket_path(subject: Subject) -> Iterator[Finding]:
         "socket path",
         length <= unixsockets.LONGEST_PATH,
         f"a socket's path in {subject.config.run} has {length} bytes of at most {unixsockets.LONGEST_PATH}",
-        "choose a shorter root in fabric.yaml, then fab setup",
+        "choose a shorter root in fabric.yaml; then fab setup",
         bad=f"a socket's path in {subject.config.run} would have {length} bytes, and can't have more than"
         f" {unixsockets.LONGEST_PATH}",
     )
@@ -173,7 +174,7 @@ def processes(_: Subject) -> Iterator[Finding]:
         "processes",
         not hidden,
         "the processes of other accounts can be seen",
-        "mount -o remount,hidepid=0 /proc, and in /etc/fstab",
+        "mount -o remount,hidepid=0 /proc; then take hidepid out of /etc/fstab",
         bad="/proc is mounted with hidepid: `status` can't see whether the application runs",
         level=WARNING,
     )
