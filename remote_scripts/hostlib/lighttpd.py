@@ -112,6 +112,16 @@ class Configuration:
         return around[-1] if around else None
 
 
+def backends(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The label ("" without one) and the options of each host of a `fastcgi.server`."""
+    for hosts in value.values() if isinstance(value, dict) else ():
+        if isinstance(hosts, dict):
+            named: Iterable[tuple[str, Any]] = hosts.items()
+        else:
+            named = (("", host) for host in (hosts if isinstance(hosts, list) else ()))
+        yield from ((label, host) for label, host in named if isinstance(host, dict))
+
+
 def program() -> str | None:
     """Where lighttpd is. Debian's deploy users don't have the sbin directories on their PATH."""
     return shutil.which("lighttpd", path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")

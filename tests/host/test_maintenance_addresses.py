@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
 import ssl
@@ -211,6 +212,23 @@ class TestAnotherSitesAddress:
         )
         host.serve()
         assert host.run("down").json["elsewhere"] == [f"127.0.0.1:{theirs} (127.0.0.1:{theirs})"]
+
+    @pytest.mark.parametrize("label", ['"forum" => ', ""])
+    def test_another_way_to_the_application_is_none(
+        self, make_web_host: MakeHost, theirs: int, label: str
+    ) -> None:
+        def edit(text: str) -> str:
+            socket = re.search(r'"socket" => "[^"]+"', text)
+            assert socket
+            way = f'fastcgi.server = ("/" => ({label}({socket[0]}, "check-local" => "disable")))'
+            return text + listener(f"127.0.0.1:{theirs}", f"magnet.attract-raw-url-to = () {way}")
+
+        host = make_web_host(edit=edit)
+        host.serve()
+        ran = host.run("down")
+        assert ran.code == FAILED
+        assert f"127.0.0.1:{theirs}" in ran.error["what"]
+        assert host.get().text == "app /"
 
     def test_it_may_be_in_maintenance_itself(self, host: WebHost, theirs: int, script: Path) -> None:
         their_page = maintscript.down_script(b"closed, too", application="forum", proof="x")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from hostlib import lighttpd
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, judged
-from hostlib.lighttpd import Block, Configuration
+from hostlib.lighttpd import Block, Configuration, backends
 
 # They drop the body and the headers of a Lua script's own answer, so the maintenance page is lost.
 BROKEN = ("1.4.83", "1.4.84")
@@ -237,22 +237,17 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _hosts(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The label ("" without one) and the options of each host of a `fastcgi.server`."""
-    for hosts in value.values() if isinstance(value, dict) else ():
-        named = hosts.items() if isinstance(hosts, dict) else (("", host) for host in _list(hosts))
-        yield from ((label, host) for label, host in named if isinstance(host, dict))
-
-
 def _sockets(value: Any) -> set[str]:
-    return {str(host.get("socket") or f"{host.get('host')}:{host.get('port')}") for _, host in _hosts(value)}
+    return {
+        str(host.get("socket") or f"{host.get('host')}:{host.get('port')}") for _, host in backends(value)
+    }
 
 
 def _backend(subject: Subject, value: Any) -> tuple[str, dict[str, Any]] | None:
     """The host of a `fastcgi.server` that is our application."""
     ours = os.path.normpath(subject.config.run / "app.sock")
     found = (
-        (label, host) for label, host in _hosts(value) if os.path.normpath(host.get("socket", "")) == ours
+        (label, host) for label, host in backends(value) if os.path.normpath(host.get("socket", "")) == ours
     )
     return next(found, None)
 
