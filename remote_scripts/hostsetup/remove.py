@@ -68,7 +68,7 @@ def plan(bundle: Bundle) -> Plan:
     programs = _programs(bundle, [path for path in paths if path.parent == bundle.tools])
     configuration = [path for path in paths if path.parent.parent == bundle.lighttpd.parent]
     units = [path for path in paths if path.is_relative_to("/etc/systemd")]
-    others = _of_the_switch(bundle, config)
+    others = _of_the_switch(bundle, config, mark)
     others += [path for path in paths if path not in {*configuration, *units, *programs, mark}]
     data, notes = _data(bundle, config, mark)
     then, remarks = _for_lighttpd(bundle, configuration)
@@ -193,17 +193,21 @@ def _programs(bundle: Bundle, links: list[Path]) -> list[Path]:
     return found + [path for path in last if path.exists() or path.is_symlink()]
 
 
-def _of_the_switch(bundle: Bundle, config: Config) -> list[Path]:
+def _of_the_switch(bundle: Bundle, config: Config, mark: Path) -> list[Path]:
     """The files of the switch, and the page, unless the operator has made it their own.
 
-    They are ours where `down` beside them is: it goes after them.
+    They are ours where `down` beside them is: it goes after them. The page may also be left of a removal
+    without --purge.
     """
     place, down = config.maintenance_dir, config.maintenance_dir / "down"
-    if not down.is_symlink() or Path(os.readlink(down)).parent != bundle.tools:
+    page = maintstate.page_file(config)
+    if not down.is_symlink():
+        left = bundle.purge and page.is_file() and trust.application(mark) == bundle.application
+        return [page] if left else []
+    if Path(os.readlink(down)).parent != bundle.tools:
         return []
     found = [path for path in (place / name for name in SCRIPTS) if path.exists()]
     found += place.glob(".maint.*")
-    page = maintstate.page_file(config)
     shipped = {file.content for file in bundle.of_kind("page")}
     shipped |= {copy.read_bytes() for copy in bundle.tools.glob("versions/*/maint.html")}
     if page.is_file() and (bundle.purge or page.read_bytes() in shipped):

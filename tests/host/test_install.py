@@ -467,7 +467,7 @@ def test_a_removal_keeps_data_and_the_operators_page_and_says_so(ground: Ground)
         f"kept: {ground.etc}/maint.html, which is your own",
     ]
     assert ground.remove()["changes"] == []
-    assert paths(ground.remove(purge=True)) == [str(ground.root)]
+    assert paths(ground.remove(purge=True)) == [str(ground.etc / "maint.html"), str(ground.root)]
     assert not ground.root.exists()
 
 

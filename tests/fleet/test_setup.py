@@ -1,0 +1,236 @@
+"""`fab setup` on real Debian hosts: put there, upgraded under load, taken off again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fleet import Fleet, Host
+
+pytestmark = pytest.mark.fleet(2, suites=("bookworm", "trixie"))
+
+ROOT, TOOLS = "/srv/guestbook", "/usr/local/lib/deploytools/guestbook"
+AS_ROOT = ("setup", "--as-user", "root", "--yes")
+REMOVE = (*AS_ROOT, "--remove")
+# What a host changes by itself: mounts, logs, what systemd and journald keep.
+VOLATILE = "/proc /sys /run /dev /tmp /var/tmp /var/log /var/lib/systemd"
+PAGE = '<?php usleep((int) ($_GET["ms"] ?? 0) * 1000); echo "the page";\n'
+
+
+def listing(host: Host) -> list[str]:
+    """Every file of a host with owner, mode and size, and the content of those that a set-up could change."""
+    prune = "-path " + " -o -path ".join(VOLATILE.split())
+    told = host.run(
+        f"find / -xdev \\( {prune} \\) -prune -o -type d -printf '%p %y %u:%g %m\\n'"
+        " -o -printf '%p %y %u:%g %m %s %l\\n' | sort;"
+        " find /etc /srv /usr/local /home /opt -xdev -type f -exec sha256sum {} + | sort"
+    )
+    return told.stdout.splitlines()
+
+
+def settings(fleet: Fleet, **changes: Any) -> None:
+    """Write fabric.yaml for a site of PHP pages, with `changes` to `deploy`."""
+    deploy = {
+        "application": "guestbook",
+        "hosts": [f"deploy@{host.name}" for host in fleet],
+        "ssh_config": str(fleet.ssh_config),
+        "app": {"command": "/usr/bin/php-cgi", "env": {"PHP_FCGI_CHILDREN": "8"}},
+        "health": {"path": "/index.php"},
+        **changes,
+    }
+    deploy["webserver"] = {"document_root": "public", **changes.get("webserver", {})}
+    told = {"tasks": {"executor_class": "deploytools.executor.OnceExecutor"}, "deploy": deploy}
+    (fleet.operator.directory / "fabric.yaml").write_text(json.dumps(told))  # JSON is YAML, too
+
+
+def serve(host: Host) -> None:
+    """Put a release on a host by hand and have it serve."""
+    release = f"{ROOT}/releases/r1"
+    host.run(["install", "-d", "-o", "deploy", "-g", "deploy", release, f"{release}/public"])
+    host.write(f"{release}/public/index.php", PAGE)
+    app = {"command": "/usr/bin/php-cgi", "env": {"PHP_FCGI_CHILDREN": "8"}}
+    host.write(
+        f"{release}/.deploytools.json",
+        json.dumps({"id": "r1", "app": app, "health": {"path": "/index.php"}, "migrate": None}),
+    )
+    host.run([f"{TOOLS}/swap", "--release", "r1"])
+
+
+@pytest.fixture(scope="module")
+def fresh(fleet: Fleet) -> dict[str, list[str]]:
+    """What was on the hosts before anything was set up."""
+    return {host.name: listing(host) for host in fleet}
+
+
+@pytest.fixture
+def removed(fleet: Fleet, fresh: dict[str, list[str]]) -> Iterator[None]:
+    """Hosts without anything of the application, before the test and after it."""
+    settings(fleet)
+    yield
+    settings(fleet)
+    fleet.operator.fab(*REMOVE, "--purge")
+
+
+@pytest.fixture
+def prepared(removed: None, fleet: Fleet) -> Fleet:
+    """Hosts that were set up."""
+    fleet.operator.fab(*AS_ROOT)
+    return fleet
+
+
+@contextmanager
+def visitors(host: Host, path: str, *, site: str | None = None) -> Iterator[Counter[str]]:
+    """People who ask for a page, each time on a connection of their own, until the block is left."""
+    seen: Counter[str] = Counter()
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                reply = host.get(path, headers={"Host": site or host.address})
+                seen["the page" if reply.status == 200 and reply.text == "the page" else str(reply)] += 1
+            except (OSError, HTTPException) as error:
+                seen[repr(error)] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.usefixtures("removed")
+def test_a_host_is_set_up_once_and_a_removal_leaves_nothing(
+    fleet: Fleet, fresh: dict[str, list[str]]
+) -> None:
+    fab = fleet.operator.fab
+    planned = fab("setup", "--as-user", "root", "--plan").stdout
+    assert planned.count("+deploy ALL=(root) NOPASSWD: NOSETENV: DEPLOYTOOLS_GUESTBOOK") == 2
+    assert planned.count("server.graceful-shutdown-timeout") == 2, "what the reload costs"
+    assert {host.name: listing(host) for host in fleet} == fresh
+
+    fab(*AS_ROOT)
+    once = {host.name: listing(host) for host in fleet}
+    assert fab(*AS_ROOT).stdout == "web1: nothing to change\nweb2: nothing to change\n"
+    assert {host.name: listing(host) for host in fleet} == once
+    assert all(host.run(["systemctl", "is-enabled", "deploytools-guestbook"]).stdout for host in fleet)
+
+    fab(*REMOVE)
+    assert {host.name: listing(host) for host in fleet} == fresh
+    assert "web1: nothing of guestbook is there" in fab(*REMOVE).stdout
+    assert all(host.run(["lighttpd", "-tt", "-f", "/etc/lighttpd/lighttpd.conf"]) for host in fleet)
+
+
+def test_no_request_is_lost_by_a_reload_an_upgrade_or_a_change_of_settings(
+    prepared: Fleet, tmp_path: Path
+) -> None:
+    newer = newer_toolkit(tmp_path)
+    for host in prepared:
+        serve(host)
+    one, two = prepared
+    with visitors(one, "/index.php") as quick, visitors(two, "/index.php?ms=900") as slow:
+        settings(prepared, webserver={"statistics_path": "/counts"})
+        changed = prepared.operator.fab(*AS_ROOT).stdout
+        settings(prepared)
+        upgraded = prepared.operator.fab(*AS_ROOT, PYTHONPATH=str(newer)).stdout
+    assert changed.count("reload: lighttpd") == 2
+    assert upgraded.count("reload: lighttpd") == 2, "the path of the counters is what it was"
+    assert (set(quick), set(slow)) == ({"the page"}, {"the page"}), (quick, slow)
+    assert quick["the page"] > 100
+
+    once_more = prepared.operator.fab(*AS_ROOT).stdout
+    assert f"change: {TOOLS}/config.json" in once_more
+    assert "reload" not in once_more, "only a comment of its configuration is another one"
+    for host in prepared:
+        assert not host.exists(f"{TOOLS}/current/hostlib/newer.py")
+
+
+def newer_toolkit(place: Path) -> Path:
+    """A copy of this toolkit with a number of its own and one module more."""
+    source = Path(__file__).parents[2]
+    for name in ("deploytools", "remote_scripts"):
+        shutil.copytree(source / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (place / "remote_scripts/hostlib/newer.py").write_text('"""Something new."""\n')
+    with (place / "deploytools/__init__.py").open("a") as package:
+        package.write('__version__ = "9.9"\n')
+    return place
+
+
+def test_programs_work_at_every_moment_of_an_upgrade(prepared: Fleet, tmp_path: Path) -> None:
+    newer = newer_toolkit(tmp_path)
+    host = prepared["web1"]
+    ask = f"{TOOLS}/status --json >>answers 2>>errors || echo $? >>codes"
+    host.write("/home/deploy/ask", f"while [ ! -e enough ]; do {ask}; done\n")
+    asking = host.start("cd /home/deploy && sh ask", user="deploy")
+    try:
+        for _ in range(3):
+            prepared.operator.fab(*AS_ROOT, "-H", "web1", PYTHONPATH=str(newer))
+            prepared.operator.fab(*AS_ROOT, "-H", "web1")
+    finally:
+        host.write("/home/deploy/enough", "")
+        asking.communicate(timeout=60)
+    answers = [json.loads(line) for line in host.read("/home/deploy/answers").splitlines()]
+    assert {answer["toolkit"] for answer in answers} == {"9.9", answers[-1]["toolkit"]}
+    assert not host.exists("/home/deploy/codes"), host.read("/home/deploy/errors")
+    host.run("rm /home/deploy/ask /home/deploy/answers /home/deploy/errors /home/deploy/enough")
+
+
+def test_an_open_window_outlasts_an_upgrade_and_is_lifted_by_the_new_programs(
+    prepared: Fleet, tmp_path: Path
+) -> None:
+    fab = prepared.operator.fab
+    fab("maint-down", "--reason", "upgrade")
+    fab(*AS_ROOT, PYTHONPATH=str(newer_toolkit(tmp_path)))
+    assert all(host.get("/").in_maintenance for host in prepared)
+    assert "fab maint-up" in fab(*REMOVE, code=4).stderr
+    fab(*AS_ROOT)
+    fab("maint-up")
+    assert not any(host.get("/").in_maintenance for host in prepared)
+
+
+@pytest.mark.usefixtures("removed")
+def test_a_set_up_and_a_removal_beside_another_site_keep_data_and_disturb_nobody(
+    fleet: Fleet, fresh: dict[str, list[str]]
+) -> None:
+    fab = fleet.operator.fab
+    other, page = "/etc/lighttpd/conf-enabled/90-other.conf", "/etc/lighttpd/guestbook/maint.html"
+    for host in fleet:
+        host.run(["install", "-d", "/var/www/other"])
+        host.write("/var/www/other/index.html", "the page")
+        host.write(other, '$HTTP["host"] == "other" { server.document-root = "/var/www/other" }\n')
+        host.run(["systemctl", "reload", "lighttpd"])
+    settings(fleet, webserver={"host_header": "guestbook.example.com"})
+
+    with visitors(fleet["web1"], "/", site="other") as seen:
+        fab(*AS_ROOT)
+        for host in fleet:
+            serve(host)
+            host.write(page, "<p>mine")
+        planned = fab("setup", "--as-user", "root", "--remove", "--plan").stdout
+        removed = fab(*REMOVE).stdout
+    assert set(seen) == {"the page"}, seen
+    assert planned.count("stop, which serves: generation 1 (release r1)") == 2
+    for host in fleet:
+        assert f"{host.name}: kept: {ROOT}/releases, {ROOT}/log (--purge removes data too)" in removed
+        assert f"{host.name}: kept: {page}, which is your own" in removed
+        assert not host.pids("php-cgi")
+        assert host.get("/index.php", headers={"Host": "guestbook.example.com"}).status == 404
+        assert host.read(f"{ROOT}/current/public/index.php") == PAGE
+    fab(*REMOVE, "--purge")
+    for host in fleet:
+        host.run(["rm", "-r", "/var/www/other", other])
+        host.run(["systemctl", "reload", "lighttpd"])
+    assert {host.name: listing(host) for host in fleet} == fresh
