@@ -179,7 +179,6 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
     Where a host serves nothing yet there is no way back from the swap: an app that doesn't verify then
     stays behind the maintenance page.
     """
-    _refuse_what_is_not_there_yet(settings)
     hooks, check = settings.hooks, settings.migrate is not None
     migrate = check and not left_out(base, settings, exclude)
     first = any(target.release is None for target in base.targets)
@@ -219,7 +218,6 @@ def left_out(base: Plan, settings: Settings, exclude: Sequence[str] = ()) -> tup
 
 def rolling_plan(base: Plan, settings: Settings, *, batch: int = 1, ship: bool = True) -> Plan:
     """Given who and what, return a deploy without downtime, `batch` hosts at a time."""
-    _refuse_what_is_not_there_yet(settings)
     return _with(
         base,
         [
@@ -239,7 +237,6 @@ def hotswap_plan(base: Plan, settings: Settings, *, batch: int = 1, back: bool =
 
     The way back leads to `base.release`, which may be older than the schema: then that is looked at before.
     """
-    _refuse_what_is_not_there_yet(settings)
     title = "hot-swap the application"
     swap = replace(SWAP, scope=Scope.ROLLING, batch=batch, title=title, undo=None, kind=Kind.RETRIABLE)
     check = back and base.release is not None and settings.migrate is not None and CHECK_MIGRATIONS
@@ -367,18 +364,6 @@ def policy(plan: Plan) -> list[str]:
             "maintenance, says where each host stands, and waits for `fab deploy --resume` (exit code 4).",
         ]
     return lines
-
-
-def _refuse_what_is_not_there_yet(settings: Settings) -> None:
-    """Raise UsageError for settings that the hosts would refuse in the middle of the plan."""
-    manager = settings.app.manager
-    if manager not in ("auto", "direct"):
-        raise UsageError(
-            f"{manager} is not supported yet",
-            where="deploy.app.manager",
-            state="nothing was changed",
-            next="use auto or direct",
-        )
 
 
 def _with(base: Plan, steps: Sequence[Step | str | bool | None], *, window: bool = False) -> Plan:

@@ -22,6 +22,8 @@ def contradictions(deploy: Mapping[str, Any]) -> list[Problem]:
 
 def _privileged(deploy: Mapping[str, Any]) -> Iterator[Problem]:
     if deploy.get("privileged", True) is not True:
+        if _at(deploy, "app", "manager") == "systemd":
+            yield Problem(("app", "manager"), "can't be systemd where `privileged` is false")
         return
     if _at(deploy, "app", "user") == "root":
         yield Problem(("app", "user"), "should not be root")

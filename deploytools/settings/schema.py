@@ -163,6 +163,7 @@ class Webserver:
     aliases: Annotated[tuple[HostHeader, ...], empty_list] = ()
     unproved: Annotated[tuple[Listener, ...], empty_list] = ()
     document_root: SharedPath | None = None
+    user: Account = "www-data"
     liveness: Annotated[tuple[UrlPath, ...], empty_list] = ()
     statistics_path: UrlPath = "/server-statistics"
 

@@ -88,6 +88,7 @@ def host_config(settings: Settings) -> dict[str, Any]:
         "statistics_path": settings.webserver.statistics_path,
         "document_root": settings.webserver.document_root,
         "lighttpd_config": settings.webserver.config,
+        "webserver_user": settings.webserver.user,
     }
 
 

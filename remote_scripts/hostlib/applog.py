@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+
 from hostlib.program import Config
 
 LINES = 20
@@ -25,3 +28,16 @@ class NewLines:
 
     def _size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
+
+
+def opened(config: Config, account: pwd.struct_passwd) -> int:
+    """A descriptor to append to the log by; the caller closes it.
+
+    The log is owned by the application, which may want to open /dev/stderr anew, and for the group of
+    log/ to read: that is the deploy user's.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(config.log / "app.log", flags, 0o640)
+    if os.geteuid() == 0:
+        os.fchown(descriptor, account.pw_uid, config.log.stat().st_gid)
+    return descriptor

@@ -56,12 +56,17 @@ def behind(config: Config, new: Record, health: Health, known: frozenset[int]) -
 
 @contextlib.contextmanager
 def _connection_to(path: str, known: frozenset[int]) -> Iterator[threading.Event]:
-    """Watch the socket `path`; the event is set once a connection is seen that is not a `known` one."""
+    """Watch the socket `path`; the event is set once a connection is seen that is not a `known` one.
+
+    A short one can be missed in the kernel's table. But the kernel also sets the access time of a socket's
+    file when somebody connects to it, unless its file system is mounted noatime.
+    """
     seen, enough = threading.Event(), threading.Event()
+    unixsockets.forget_access(path)
 
     def watch() -> None:
         while not (seen.is_set() or enough.wait(LOOK_PAUSE)):
-            if unixsockets.connections(path).inodes - known:
+            if unixsockets.was_accessed(path) or unixsockets.connections(path).inodes - known:
                 seen.set()
 
     watcher = threading.Thread(target=watch)

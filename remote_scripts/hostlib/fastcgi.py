@@ -7,6 +7,7 @@ libfcgi drops a unix connection that is silent for two seconds.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -19,6 +20,7 @@ VERSION, REQUEST_ID, RESPONDER = 1, 1, 1
 BEGIN_REQUEST, END_REQUEST, PARAMS, STDIN, STDOUT, STDERR = 1, 3, 4, 5, 6, 7
 HEADER = struct.Struct("!BBHHBx")  # version, type, request id, content length, padding length
 LARGEST_CONTENT = 0xFFFF
+LOOK_UP = 0.05  # seconds between two calls of `waiting`
 LARGEST_ANSWER = 16 << 20  # bytes; an answer that goes on beyond is refused
 REFUSALS = {1: "it can't multiplex", 2: "it is overloaded", 3: "it does not know the responder role"}
 
@@ -78,30 +80,35 @@ def request(
     *,
     body: bytes = b"",
     timeout: float = 10.0,
+    waiting: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Answer:
     """Send one request to the application that listens on the unix socket `path`.
 
-    `timeout` is in seconds and covers all of it. Raises OSError: TimeoutError, ConnectionError, or
+    `timeout` is in seconds and covers all of it. `waiting` is called now and then while no answer comes;
+    it may raise what it likes, to end the waiting. Raises OSError: TimeoutError, ConnectionError, or
     BadAnswer where the application speaks, but not FastCGI.
     """
     deadline = clock() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
 
-        def patience() -> None:
-            connection.settimeout(max(0.001, deadline - clock()))
+        def wait_for_data() -> None:
+            while not select.select([connection], [], [], min(LOOK_UP, max(0.0, deadline - clock())))[0]:
+                if clock() >= deadline:
+                    raise TimeoutError("timed out")
+                waiting()
 
         def read(size: int) -> bytes:
             data = b""
             while len(data) < size:
-                patience()
+                wait_for_data()
                 chunk = connection.recv(size - len(data))
                 if not chunk:
                     raise BadAnswer("the connection was closed before the answer was complete")
                 data += chunk
             return data
 
-        patience()
+        connection.settimeout(timeout)
         connection.connect(path)
         # It may answer without reading all of the body; if it does not answer, reading tells.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

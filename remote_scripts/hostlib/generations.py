@@ -3,9 +3,10 @@
     run/app.sock -> app.N.sock    what the web server connects to; this link alone says who serves
     run/app.N.sock                generation N's socket
     run/app.N.json                its record, written before its socket or any process of it exists
+    run/app.N.env, .life, .d/     how it is started and how it fares: see `launch` and `direct`
     run/generation                the highest number given out so far
 
-What only reads (`serving`, `records`, `alive`) changes nothing and takes no lock.
+What only reads (`serving`, `records`) changes nothing and takes no lock.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ import dataclasses
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hostlib import files
-from hostlib.manifest import App
 from hostlib.program import BUSY, USAGE, Config, Failure
 
 STARTING = "starting"  # the public never reached it
@@ -36,7 +36,7 @@ class Record:
 
     Args:
         socket: the path its listener is bound to, as /proc/net/unix shows it.
-        pid: its first process, which leads a session of its own; None before it was started.
+        pid: the process that its manager started it with; None before.
         start_time, boot_id: of that process (clock ticks after boot, and which boot), so that
             another process that was given the same pid later is never taken for it.
         run_id: of the run that led the web server to it last; with `back` for a `swap --back`.
@@ -63,27 +63,44 @@ class Record:
         files.write_json(record_path(config, self.generation), dataclasses.asdict(changed))
         return changed
 
+    @property
+    def binds_itself(self) -> bool:
+        """True where the application makes its socket itself (listen: path)."""
+        return not self.socket.endswith(f"/{socket_name(self.generation)}")
+
     def __str__(self) -> str:
         return f"generation {self.generation} (release {self.release})"
 
 
+@dataclass(frozen=True)
+class Life:
+    """What a manager sees of a generation.
+
+    Args:
+        pid: the application's first process; None while there is none.
+        restarts: how often the application was started again after it had ended by itself.
+        ended: how it ended last, in words; None where it never did.
+    """
+
+    pid: int | None
+    restarts: int = 0
+    ended: str | None = None
+
+
 class Manager(Protocol):
-    """Who runs the processes of generations, and owns their sockets."""
+    """Who runs the processes of generations, owns their sockets, and starts anew what crashed."""
 
-    def start(self, generation: int, release: str, app: App) -> Record:
-        """Make its record and its listening socket, and start it in the directory of `release`.
+    def start(self, record: Record) -> Record:
+        """Open its listening socket and start it, as `launch` has prepared it. Failure where that fails."""
 
-        Raises Failure, and leaves nothing behind, where it can't be started.
-        """
-
-    def ended(self, record: Record) -> str | None:
-        """None while its first process runs, otherwise what is known of its end."""
+    def look(self, record: Record) -> Life:
+        """How it is; changes nothing and needs no root."""
 
     def stop(self, record: Record) -> None:
-        """End all of its processes, whether they like it or not; then remove its socket and record."""
+        """End all of its processes, whether they like it or not, and close its socket.
 
-    def list(self) -> set[int]:
-        """The numbers of all its generations of which anything is there."""
+        Raises Failure where one doesn't end.
+        """
 
 
 @contextlib.contextmanager
@@ -168,33 +185,22 @@ def cut_short(config: Config, new: Record) -> Record | None:
     return next((record for record in before if record.state == SERVING), None)
 
 
-def warm(config: Config) -> Record:
-    """The generation that is kept warm; Failure (exit code 2) where none is."""
-    number = serving_number(config)
-    for record in reversed(records(config)):
-        if record.state == WARM and record.generation != number and alive(record):
-            return record
-    raise Failure(
-        "there is no warm generation to go back to",
-        state="nothing was changed",
-        next="fab rollback",
-        exit_code=USAGE,
-    )
-
-
-def alive(record: Record) -> bool:
-    """True while the generation's first process runs."""
+def first_process(record: Record) -> Process | None:
+    """The process that `start` began with; None where it has ended."""
     process = find_process(record.pid) if record.pid else None
-    return (
-        process is not None
-        and process.start_time == record.start_time
-        and record.boot_id == boot_id()
-        and not process.dead
-    )
+    if process is None or process.dead or process.start_time != record.start_time:
+        return None
+    return process if record.boot_id == boot_id() else None
 
 
-def next_number(config: Config, known: Iterable[int]) -> int:
-    """A number that no generation ever had, and none of the `known` ones has; from now on it is taken."""
+def numbers(config: Config) -> set[int]:
+    """The generations of which anything is there."""
+    named = (re.match(r"app\.(\d+)\.", path.name) for path in config.run.iterdir())
+    return {int(name[1]) for name in named if name}
+
+
+def next_number(config: Config) -> int:
+    """A number that no generation ever had; from now on it is taken."""
     path = config.run / "generation"
     try:
         given = int(path.read_text())
@@ -206,7 +212,7 @@ def next_number(config: Config, known: Iterable[int]) -> int:
             state="nothing was changed",
             next=f"write a number into {path} that is higher than any generation in log/app.log",
         ) from error
-    number = max(given, serving_number(config) or 0, *known) + 1
+    number = max(given, serving_number(config) or 0, *numbers(config)) + 1
     files.write_atomic(path, f"{number}\n")
     return number
 
@@ -217,6 +223,7 @@ class Process:
 
     pid: int
     state: str
+    parent: int
     session: int
     threads: int
     start_time: int
@@ -233,7 +240,14 @@ def find_process(pid: int) -> Process | None:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return Process(pid, fields[0], int(fields[3]), int(fields[17]), int(fields[19]))
+    state, parent, session, threads, start_time = (fields[at] for at in (0, 1, 3, 17, 19))
+    return Process(pid, state, int(parent), int(session), int(threads), int(start_time))
+
+
+def all_processes() -> Iterator[Process]:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (process := find_process(int(name))):
+            yield process
 
 
 def boot_id() -> str:

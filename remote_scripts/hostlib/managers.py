@@ -2,37 +2,86 @@
 
 from __future__ import annotations
 
-from hostlib import direct
-from hostlib.generations import Manager, Record
+import contextlib
+
+from hostlib import direct, generations, launch, systemd
+from hostlib.generations import WARM, Life, Manager, Record
 from hostlib.manifest import App
 from hostlib.program import USAGE, Config, Failure
 
 
 class Managers:
-    """A `Manager` that passes everything on to the one that the manifest or the record names."""
+    """Starts, looks at and stops generations, by the manager that each of them has."""
 
     def __init__(self, config: Config) -> None:
-        self._managers: dict[str, Manager] = {direct.NAME: direct.Direct(config)}
+        self._config = config
+        self._managers: dict[str, Manager] = {
+            direct.NAME: direct.Direct(config),
+            systemd.NAME: systemd.Systemd(config),
+        }
 
-    def start(self, generation: int, release: str, app: App) -> Record:
-        return self._named(app.manager).start(generation, release, app)
+    def start(self, release: str, app: App) -> Record:
+        """A new generation. Raises Failure, and leaves nothing behind, where it can't be started."""
+        name = self._choose(app.manager)
+        number = generations.next_number(self._config)
+        return self.start_again(launch.new_record(self._config, number, release, name, app), app)
 
-    def ended(self, record: Record) -> str | None:
-        return self._named(record.manager).ended(record)
+    def start_again(self, record: Record, app: App) -> Record:
+        """One that ran before the host was booted; it keeps its number and its manager."""
+        record = record.saved(self._config, manager=self._choose(record.manager))
+        try:
+            launch.prepare(self._config, record, app)
+            return self._of(record).start(record)
+        except BaseException as error:
+            with contextlib.suppress(Failure, OSError):
+                self.stop(record)
+            if not isinstance(error, OSError):
+                raise
+            raise Failure(
+                f"the application can't be started: {error}",
+                state="what served before serves on",
+                next="see app.command and app.user in fabric.yaml",
+            ) from error
+
+    def look(self, record: Record) -> Life:
+        return self._of(record).look(record)
+
+    def alive(self, record: Record) -> bool:
+        """True while the application's first process runs."""
+        return self.look(record).pid is not None
 
     def stop(self, record: Record) -> None:
-        self._named(record.manager).stop(record)
+        """End all of its processes; then remove its socket, its record and whatever else there is of it."""
+        self._of(record).stop(record)
+        launch.forget(self._config, record.generation)
 
-    def list(self) -> set[int]:
-        return {number for manager in self._managers.values() for number in manager.list()}
+    def warm(self) -> Record:
+        """The generation that is kept warm; Failure (exit code 2) where none is."""
+        serving = generations.serving_number(self._config)
+        for record in reversed(generations.records(self._config)):
+            if record.state == WARM and record.generation != serving and self.alive(record):
+                return record
+        raise Failure(
+            "there is no warm generation to go back to",
+            state="nothing was changed",
+            next="fab rollback",
+            exit_code=USAGE,
+        )
 
-    def _named(self, name: str) -> Manager:
-        try:
-            return self._managers[direct.NAME if name == "auto" else name]
-        except KeyError as error:
-            raise Failure(
-                f"this host can't run generations by {name}",
-                state="nothing was changed",
-                next="set app.manager to auto or direct and deploy again",
-                exit_code=USAGE,
-            ) from error
+    def _of(self, record: Record) -> Manager:
+        return self._managers[record.manager]
+
+    def _choose(self, name: str) -> str:
+        """Given what the manifest says, return what it means on this host."""
+        if name == direct.NAME:
+            return name
+        if systemd.is_ours_to_use(self._config):
+            return systemd.NAME
+        if name == "auto":
+            return direct.NAME
+        raise Failure(
+            f"this host can't run generations by {name}",
+            state="nothing was changed",
+            next="set app.manager to auto or direct and deploy again",
+            exit_code=USAGE,
+        )

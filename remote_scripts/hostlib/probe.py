@@ -6,7 +6,8 @@ import time
 from urllib.parse import urlsplit
 
 from hostlib import applog, fastcgi
-from hostlib.generations import Manager, Record
+from hostlib.generations import Record
+from hostlib.managers import Managers
 from hostlib.manifest import App, Health
 from hostlib.program import Config, Failure
 
@@ -15,34 +16,50 @@ PAUSE = 0.02
 
 
 def until_ready(
-    config: Config, manager: Manager, new: Record, app: App, health: Health, log: applog.NewLines
+    config: Config,
+    managers: Managers,
+    new: Record,
+    app: App,
+    health: Health,
+    log: applog.NewLines,
+    *,
+    patient: bool = False,
 ) -> float:
     """Return when `new` meets its health check, with the seconds that took.
 
-    Raises Failure when its process ends, or after app.start_timeout seconds.
+    Raises Failure when its process ends (unless we are `patient`: its manager starts it again), or after
+    app.start_timeout seconds.
     """
     release = config.releases / new.release
     host = config.host_header or urlsplit(config.url).netloc
     parameters = fastcgi.get(release / (config.document_root or ""), health.path, host)
     began = time.monotonic()
     deadline = began + app.start_timeout
+
+    def not_ready(why: str) -> Failure:
+        return Failure(
+            f"{new} is not ready: {why}",
+            state="it was stopped; nothing else was changed",
+            next=f"look at {log.path}",
+            details=log.last(),
+        )
+
+    def check_process() -> None:
+        # Its socket stays open when the application ends, so waiting for an answer doesn't tell.
+        if not patient and (end := managers.look(new).ended):
+            raise not_ready(end)
+
     while True:
         patience = max(0.1, min(deadline - time.monotonic(), PATIENCE))
         try:
-            answer = fastcgi.request(new.socket, parameters, timeout=patience)
+            answer = fastcgi.request(new.socket, parameters, timeout=patience, waiting=check_process)
             healthy = health.met(answer.status, answer.body)
             last = f"the last answer was {answer.status} {answer.body[:200].decode(errors='replace')!r}"
         except OSError as error:
             healthy, last = False, f"the last try got no answer ({error})"
-        end = manager.ended(new)
-        if end is None and healthy:
+        check_process()
+        if healthy:
             return round(time.monotonic() - began, 3)
-        if end is not None or time.monotonic() >= deadline:
-            raise Failure(
-                f"{new} is not ready: "
-                + (end or f"it did not answer {health} within {app.start_timeout:g} s; {last}"),
-                state="it was stopped; nothing else was changed",
-                next=f"look at {log.path}",
-                details=log.last(),
-            )
+        if time.monotonic() >= deadline:
+            raise not_ready(f"it did not answer {health} within {app.start_timeout:g} s; {last}")
         time.sleep(PAUSE)

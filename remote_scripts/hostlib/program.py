@@ -54,6 +54,7 @@ class Config:
     Args:
         sudo: the programs that the deploy user may run as root.
         digest: of everything that was installed, as `deploytools.setup.digest` computes it on the laptop.
+        webserver_user: who connects to the application; None for its own account.
         lighttpd_config: lighttpd's main configuration file.
         aliases: further names of the site, each of which is proved to be in maintenance, too.
         unproved: addresses of lighttpd that no proof covers, as the operator decided.
@@ -70,6 +71,7 @@ class Config:
     liveness: tuple[str, ...]
     statistics_path: str
     document_root: str | None = None
+    webserver_user: str | None = None
     sudo: tuple[str, ...] = ()
     digest: str = ""
     lighttpd_config: Path = Path("/etc/lighttpd/lighttpd.conf")

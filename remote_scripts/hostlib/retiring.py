@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hostlib import generations, unixsockets
+from hostlib import generations, systemd, unixsockets
 from hostlib.account import Account, count
-from hostlib.generations import DRAINING, SERVING, STARTING, WARM, Manager, Record
+from hostlib.generations import DRAINING, SERVING, STARTING, WARM, Record
+from hostlib.managers import Managers
 from hostlib.manifest import App
 from hostlib.program import TOOLS, UNFINISHED, Config, Failure
 
@@ -25,7 +26,7 @@ class Retiring:
     """Ends generations, and writes into `account` what came of it."""
 
     config: Config
-    manager: Manager
+    managers: Managers
     account: Account
 
     def reap(self) -> None:
@@ -34,7 +35,7 @@ class Retiring:
         for record in generations.records(self.config):
             if record.generation == serving:
                 continue
-            if record.state == WARM and generations.alive(record) and time.time() < (record.until or 0):
+            if record.state == WARM and self.managers.alive(record) and time.time() < (record.until or 0):
                 continue
             connections = unixsockets.wait_idle(record.socket, 0).total
             if record.state == SERVING:
@@ -61,7 +62,7 @@ class Retiring:
                     idle.append(one)
             self.account.drained_in = round(time.monotonic() - began, 3)
             for one in idle:
-                if soak and one.generation == new.previous and generations.alive(one):
+                if soak and one.generation == new.previous and self.managers.alive(one):
                     if one.state != WARM:
                         one.saved(config, state=WARM, until=time.time() + soak)
                         _reap_after(config, soak)
@@ -97,7 +98,7 @@ class Retiring:
     def stop(self, record: Record) -> None:
         """Stop an idle generation; one that resists is kept on record for the next swap."""
         try:
-            self.manager.stop(record)
+            self.managers.stop(record)
             self.account.stopped.append(record.generation)
         except (Failure, OSError) as error:
             self.account.keep(record, 0, str(error))
@@ -108,9 +109,12 @@ def _reap_after(config: Config, seconds: float) -> None:
 
     If that does not come about (a reboot), the next swap does the same.
     """
-    script = 'sleep "$1" && exec "$2" --reap'
+    again = [str(TOOLS / "swap"), "--reap"]
+    if systemd.is_ours_to_use(config):
+        systemd.run_later(seconds + 1, again)
+        return
     subprocess.Popen(
-        ["/bin/sh", "-c", script, "soak", str(math.ceil(seconds) + 1), str(TOOLS / "swap")],
+        ["/bin/sh", "-c", 'sleep "$1" && shift && exec "$@"', "soak", str(math.ceil(seconds) + 1), *again],
         cwd=config.root,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ ACCEPTS = 0x10000  # __SO_ACCEPTCON in the flags column: a listener
 QUEUED, ACCEPTED = "02", "03"
 # sun_path has 108 bytes, the last of which is the NUL.
 LONGEST_PATH = 107
+NEVER = 1  # an access time, in nanoseconds since 1970; with relatime it is replaced because it is so old
 PAUSE = 0.02  # seconds between two samples
 
 
@@ -59,6 +60,16 @@ def listeners(table: Path = TABLE) -> dict[int, str]:
         for columns in rows
         if len(columns) == 8 and int(columns[3], 16) & ACCEPTS
     }
+
+
+def forget_access(path: str) -> None:
+    """Make `was_accessed` false until somebody connects to the socket `path`."""
+    os.utime(path, ns=(NEVER, os.stat(path).st_mtime_ns))
+
+
+def was_accessed(path: str) -> bool:
+    """True where somebody has connected since `forget_access`; false for ever on a noatime file system."""
+    return os.stat(path).st_atime_ns != NEVER
 
 
 def wait_idle(

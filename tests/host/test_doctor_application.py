@@ -189,7 +189,8 @@ def test_an_application_that_died_stops_no_deploy_and_is_told() -> None:
         record = site.first()
         assert "application" not in {check["name"] for check in failed(site.host.run("doctor"))}
         assert record.pid
-        os.kill(record.pid, 9)
+        for pid in [record.pid, site.pid()]:  # the supervisor first, or it starts another
+            os.kill(pid, 9)
         wait_until(lambda: site.processes() == [], what="it has died")
         check = the(site.host.run("doctor"), "application")
         assert (check["level"], check["remedy"]) == ("warning", "fab hotswap")

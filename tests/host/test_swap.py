@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -105,7 +106,7 @@ def test_the_same_run_id_again_changes_nothing_and_another_one_does(site: Site) 
 def test_the_same_run_id_starts_it_again_when_it_has_crashed_since(site: Site) -> None:
     site.release("r1")
     site.swap("--release", "r1", "--run-id", "run-1")
-    kill(site.serving().pid)
+    kill(site.serving().pid, site.pid())
 
     ran = site.swap("--release", "r1", "--run-id", "run-1")
 
@@ -114,8 +115,8 @@ def test_the_same_run_id_starts_it_again_when_it_has_crashed_since(site: Site) -
     site.assert_only(site.serving())
 
 
-def test_a_crashed_application_is_simply_started_anew(site: Site) -> None:
-    kill(site.first().pid)
+def test_an_application_that_is_gone_with_its_supervisor_is_simply_started_anew(site: Site) -> None:
+    kill(site.first().pid, site.pid())
     assert site.host.get("/").status == 503
 
     assert site.swap().code == 0
@@ -194,22 +195,24 @@ def test_an_application_that_binds_its_socket_itself_is_swapped_as_well(site: Si
             assert ran.code == 0, ran
             at_least_one_more(visitors, ran.json["generation"])
     assert visitors.lost == []
-    assert site.files() == {"app.sock", "app.4.sock", "app.4.json", "app.4.d"}
+    assert site.files() == {"app.sock", *(f"app.4.{kind}" for kind in ("sock", "json", "d", "env", "life"))}
 
 
-def test_a_request_of_five_seconds_in_the_old_generation_is_finished(
+def test_a_long_request_in_the_old_generation_is_finished(
     site: Site, in_background: Callable[..., Future[Any]]
 ) -> None:
-    site.first()
-    slow = in_background(site.host.get, "/slow?5")
-    wait_until(lambda: "slow begins" in site.log())
+    site.first(drain_timeout=60)
+    go = site.root / "go"
+    slow = in_background(site.host.get, f"/until?{go}", timeout=60)
+    wait_until(lambda: "until begins" in site.log())
 
-    ran = site.swap()
+    swap = in_background(site.swap)
+    wait_until(lambda: site.records()[0].state == "draining")
+    go.touch()
 
     answer = slow.result()
     assert (answer.status, answer.text, answer.headers["x-generation"]) == (200, "hello from r1", "1")
-    assert ran.code == 0
-    assert 3 < ran.json["drained_in"] < 6
+    assert (swap.result().code, swap.result().json["stopped"]) == (0, [1])
     assert site.generation() == 2
     site.assert_only(site.serving())
 
@@ -239,8 +242,9 @@ def test_past_the_drain_deadline_the_old_generation_is_kept_and_a_later_swap_rea
     site: Site, in_background: Callable[..., Future[Any]]
 ) -> None:
     site.first(drain_timeout=0.2)
-    slow = in_background(site.host.get, "/slow?2")
-    wait_until(lambda: "slow begins" in site.log())
+    go = site.root / "go"
+    slow = in_background(site.host.get, f"/until?{go}", timeout=60)
+    wait_until(lambda: "until begins" in site.log())
 
     ran = site.swap()
 
@@ -255,6 +259,7 @@ def test_past_the_drain_deadline_the_old_generation_is_kept_and_a_later_swap_rea
     early = site.swap("--reap")
     assert (early.code, early.error["what"]) == (7, "not stopped: generation 1 (1 connection; not done yet)")
 
+    go.touch()
     answer = slow.result()
     assert (answer.status, answer.headers["x-generation"]) == (200, "1")
     later = site.swap()
@@ -266,9 +271,11 @@ def test_reap_stops_what_is_left_over_and_starts_nothing(
     site: Site, in_background: Callable[..., Future[Any]]
 ) -> None:
     site.first(drain_timeout=0)
-    slow = in_background(site.host.get, "/slow?1")
-    wait_until(lambda: "slow begins" in site.log())
+    go = site.root / "go"
+    slow = in_background(site.host.get, f"/until?{go}", timeout=60)
+    wait_until(lambda: "until begins" in site.log())
     assert site.swap().code == 7
+    go.touch()
     slow.result()
 
     ran = site.swap("--reap")
@@ -283,9 +290,10 @@ def test_the_children_of_a_killed_php_cgi_serve_on_until_the_swap_and_end_with_i
     site = make_site(runtime=PHP)
     site.release("r1", env=FOUR_CHILDREN)
     site.swap("--release", "r1")
-    kill(site.serving().pid)
-    assert len(site.processes()) == 4
+    site.wait_for_children(4)
+    kill(site.pid())
     assert site.generation() == 1
+    wait_until(lambda: len(site.processes()) == 1 + 4 + 1 + 4, what="another php-cgi with its children")
 
     assert site.swap().code == 0
     site.assert_only(site.serving())
@@ -299,7 +307,7 @@ def test_the_children_of_a_killed_php_cgi_serve_on_until_the_swap_and_end_with_i
     [
         ({"env": {"START_DELAY": "60"}, "start_timeout": 0.4}, "within 0.4 s; the last try got no answer"),
         ({"env": {"EXIT": "4"}}, "it ended with exit status 4"),
-        ({"env": {"STATUS": "500"}, "start_timeout": 0.4}, "the last answer was 500 'hello from bad'"),
+        ({"env": {"STATUS": "500"}, "start_timeout": 5}, "the last answer was 500 'hello from bad'"),
         ({"env": {"EXIT": "0"}}, "it must stay in the foreground"),
         ({"env": {"START_DELAY": "60"}, "start_timeout": 0.4, "listen": "path"}, "No such file"),
         ({"command": "sh -c 'kill -9 $$'"}, "it was ended by signal 9 (Killed)"),
@@ -331,7 +339,7 @@ def test_an_exit_is_noticed_at_once_and_told_with_the_last_lines_of_the_log(site
 
     ran = site.swap("--release", "bad")
     assert time.monotonic() - began < 5
-    assert ran.json["details"] == ["generation 2 begins", "no database, I give up"]
+    assert ran.json["details"][:2] == ["generation 2 begins", "no database, I give up"]
 
     by_hand = site.swap("--release", "bad", as_json=False)
     assert "\n  | no database, I give up\n" in by_hand.err
@@ -373,7 +381,7 @@ def test_a_web_server_that_does_not_lead_to_our_socket_is_found_out_and_no_link_
     assert ran.code == 3
     assert "without a connection to" in ran.error["what"]
     assert "fastcgi.server" in ran.error["next"]
-    assert site.applications() == set()
+    assert site.generations() == set()
     assert not (site.host.run_dir / "app.sock").is_symlink()
     assert not (site.root / "current").is_symlink()
 
@@ -429,7 +437,8 @@ def test_only_the_last_old_generation_stays_warm(site: Site) -> None:
 def test_a_warm_generation_that_died_is_no_way_back(site: Site) -> None:
     site.first(soak_time=5)
     site.swap()
-    kill(site.records()[0].pid)
+    warm = site.records()[0]
+    kill(warm.pid, site.pid(warm))
     assert site.swap("--back").code == 2
     assert [record.generation for record in site.records()] == [2]
 
@@ -438,7 +447,7 @@ def test_a_warm_generation_is_stopped_by_itself_when_its_time_is_over(site: Site
     site.first(soak_time=0.1)
     assert site.swap().json["warm"] == [1]
     wait_until(lambda: len(site.records()) == 1, timeout=10, what="the warm generation is reaped")
-    wait_until(lambda: len(site.processes()) == 1, what="its timer ends")
+    wait_until(lambda: len(site.processes()) == 2, what="its timer ends")
     site.assert_only(site.serving())
 
 
@@ -478,7 +487,7 @@ def test_a_half_started_generation_of_a_killed_swap_is_cleaned_up(site: Site) ->
     swap = site.host.start("swap", "--release", "slow")
     wait_until(lambda: "generation 2 begins" in site.log())
     kill_swap(swap)
-    assert len(site.applications()) == 2
+    assert len(site.generations()) == 2
 
     ran = site.swap()
 
@@ -492,17 +501,34 @@ def test_a_swap_killed_while_it_drains_is_finished_under_the_same_run_id(
 ) -> None:
     site.first()
     site.release("r2")
-    slow = in_background(site.host.get, "/slow?2")
-    wait_until(lambda: "slow begins" in site.log())
+    go = site.root / "go"
+    slow = in_background(site.host.get, f"/until?{go}", timeout=60)
+    wait_until(lambda: "until begins" in site.log())
     swap = site.host.start("swap", "--release", "r2", "--run-id", "run-1")
     wait_until(lambda: len(site.records()) == 2 and site.serving().generation == 2)
     kill_swap(swap)
+    go.touch()
 
     ran = site.swap("--release", "r2", "--run-id", "run-1")
 
     assert (ran.code, ran.json["changed"], ran.json["stopped"]) == (0, False, [1])
     assert slow.result().status == 200
     assert os.readlink(site.root / "current") == "releases/r2"
+    site.assert_only(site.serving())
+
+
+def test_files_of_a_generation_without_a_record_are_removed_unless_somebody_listens(site: Site) -> None:
+    site.first()
+    for name in ("app.7.env", "app.7.life", "app.7.sock", "app.8.env"):
+        (site.host.run_dir / name).touch()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(site.host.run_dir / "app.8.sock"))
+        listener.listen()
+        assert site.swap().json["generation"] == 9
+        assert {name for name in site.files() if name.startswith(("app.7", "app.8"))} == {
+            "app.8.env", "app.8.sock",
+        }  # fmt: skip
+    site.swap()
     site.assert_only(site.serving())
 
 
@@ -539,19 +565,21 @@ def test_root_runs_the_application_as_its_user(make_site: Callable[..., Site]) -
     site = make_site(runtime=PHP, config={"user": "www-data"}, username="www-data")
     site.release("r1")
     assert site.swap("--release", "r1").code == 0
-    assert ids_of(site.serving()) == {33}
+    assert ids_of(site.serving().pid) == ids_of(site.pid()) == {33}
     assert (site.host.run_dir / "app.1.sock").stat().st_uid == 33
     assert (site.host.run_dir / "app.1.json").stat().st_uid == 0
+    environment = (site.host.run_dir / "app.1.env").stat()
+    assert (environment.st_uid, environment.st_mode & 0o777) == (0, 0o600)
 
     site.release("own", listen="path", env={"APP_SOCKET": "overruled"})
     assert site.swap("--release", "own").code == 0
-    assert ids_of(site.serving()) == {33}
+    assert ids_of(site.pid()) == {33}
     assert site.generation() == 2
 
 
-def ids_of(record: generations.Record) -> set[int]:
-    """Every user and group id that the application's first process has or may get back."""
-    rows = Path(f"/proc/{record.pid}/status").read_text().splitlines()
+def ids_of(pid: int | None) -> set[int]:
+    """Every user and group id that a process has or may get back."""
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {
         int(number)
         for row in rows
@@ -570,7 +598,7 @@ def test_the_application_gets_a_clean_environment_and_only_its_listener(site: Si
     }  # fmt: skip
     assert (environment["COLOUR"], environment["LANG"]) == ("green", "de_DE.UTF-8")
     assert described["directory"] == str(site.root / "releases" / "r1")
-    assert described["session"] == described["pid"] == site.serving().pid
+    assert described["session"] == described["pid"] == site.pid()
     log = str(site.root / "log" / "app.log")
     inherited = [described["descriptors"][number] for number in "012"]
     assert inherited[0].startswith("socket:")
@@ -624,7 +652,7 @@ def test_an_account_that_does_not_exist_is_named(make_site: Callable[..., Site])
     site = make_site(config={"user": "nobody-here"})
     site.release("r1")
     ran = site.swap("--release", "r1")
-    assert (ran.code, ran.error["what"]) == (2, "there is no account nobody-here to run the application as")
+    assert (ran.code, ran.error["what"]) == (2, "there is no account nobody-here")
 
 
 def test_a_host_that_was_not_set_up_is_told_so(site: Site) -> None:
@@ -653,11 +681,14 @@ def test_what_is_not_ours_is_not_replaced(site: Site, name: str) -> None:
 # -- helpers ----------------------------------------------------------------------------------------------
 
 
-def kill(pid: int | None) -> None:
-    """End one process for good, and return when it is gone."""
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: (process := generations.find_process(pid)) is None or process.dead)
+def kill(*pids: int | None) -> None:
+    """End processes for good, one after the other, and return when they are gone."""
+    for pid in pids:
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        assert pid is not None
+        wait_until(lambda: (process := generations.find_process(pid)) is None or process.dead)  # noqa: B023
 
 
 def kill_swap(swap: subprocess.Popen[str]) -> None:

@@ -73,6 +73,20 @@ def test_a_queued_connection_counts_even_when_its_client_is_gone(listener: Liste
     assert counts(listener.path) == (1, 0)
 
 
+def test_that_somebody_connected_is_seen_even_when_he_is_gone_again(
+    listener: Listener, tmp_path: Path
+) -> None:
+    """Fails where the temporary directory is on a file system that is mounted noatime."""
+    listener.connect().close()
+    for number in range(2):
+        unixsockets.forget_access(listener.path)
+        assert not unixsockets.was_accessed(listener.path)
+        link = tmp_path / f"link {number}"
+        link.symlink_to("app 1.sock")
+        listener.connect(str(link)).close()
+        assert unixsockets.was_accessed(listener.path)
+
+
 def test_connections_by_way_of_a_link_count_for_the_path_that_was_bound(
     listener: Listener, tmp_path: Path
 ) -> None:

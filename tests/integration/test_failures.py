@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -123,8 +124,19 @@ def test_a_rollback_past_a_migration_is_refused(deployed: Site) -> None:
     assert deployed.serves == deployed.commit("slow-migration")
 
 
-def test_an_app_that_was_killed_is_told_and_brought_back_by_a_swap(deployed: Site) -> None:
-    os.kill(deployed.status()["serving"]["pid"], signal.SIGKILL)
+def test_an_app_that_was_killed_is_back_before_anybody_looks(deployed: Site) -> None:
+    killed = deployed.status()["serving"]["pid"]
+    os.kill(killed, signal.SIGKILL)
+    back = wait_for(lambda: (now := deployed.status()["serving"])["alive"] and now, "it to be started again")
+    assert (back["restarts"], back["pid"] != killed) == (1, True)
+    assert deployed.get("health")[0] == 200
+
+
+def test_an_app_that_nobody_starts_again_is_told_and_brought_back_by_a_swap(deployed: Site) -> None:
+    app = deployed.status()["serving"]["pid"]
+    supervisor = int(Path(f"/proc/{app}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGKILL)
+    os.kill(app, signal.SIGKILL)
 
     told = deployed.on("status", code=3)
     assert "not running" in told.stdout

@@ -125,6 +125,7 @@ def another(key: Key) -> object:
         ("privileged",): False,
         ("health", "status"): 204,
         ("app", "user"): "ann",
+        ("webserver", "user"): "lighttpd",
         ("webserver", "url"): "http://127.0.0.1:8080/",
         ("webserver", "host_header"): "www.example.com",
         ("webserver", "document_root"): "public",

@@ -21,10 +21,11 @@ from typing import Any
 
 from hostlib import generations
 from hostlib.generations import Record
+from hostlib.managers import Managers
 
 from tests.support import load
 from tests.support.runtimes import RUNTIMES, Runtime
-from tests.support.webhost import Ran, Reply, WebHost, wait_until
+from tests.support.webhost import Ran, Reply, WebHost, children, wait_until
 
 
 class Site:
@@ -101,6 +102,16 @@ class Site:
         """What the application answers a visitor."""
         return self.host.get(self.runtime.script + path, timeout=timeout)
 
+    def pid(self, record: Record | None = None) -> int:
+        """The application's first process in a generation, by default the serving one."""
+        found = Managers(self.host.hostlib_config).look(record or self.serving()).pid
+        assert found is not None
+        return found
+
+    def wait_for_children(self, count: int) -> None:
+        """Until the application of the serving generation has so many children."""
+        wait_until(lambda: len(children(self.pid())) == count, what=f"{count} children")
+
     def generation(self) -> int:
         """The generation that answers a visitor."""
         return int(self.get().headers["x-generation"])
@@ -118,10 +129,12 @@ class Site:
         """Every living process that works below the root: applications, and timers of `swap`."""
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_ours(pid)]
 
-    def applications(self) -> set[int]:
-        """The sessions (first pids) of the applications that run."""
-        found = (generations.find_process(pid) for pid in self.processes() if self._is_ours(pid, "releases"))
-        return {process.session for process in found if process}
+    def generations(self) -> set[int]:
+        """The first processes of the generations that run: a supervisor has no parent below the root."""
+        found = {
+            pid: generations.find_process(pid) for pid in self.processes() if self._is_ours(pid, "releases")
+        }
+        return {pid for pid, process in found.items() if process and process.parent not in found}
 
     def _is_ours(self, pid: int, below: str = "") -> bool:
         try:
@@ -136,8 +149,9 @@ class Site:
 
     def assert_only(self, *expected: Record) -> None:
         """No process, socket or record of any other generation is there."""
-        assert self.applications() == {record.pid for record in expected}
-        names = {f"app.{record.generation}.{kind}" for record in expected for kind in ("sock", "json")}
+        assert self.generations() == {record.pid for record in expected}
+        kinds = ("sock", "json", "env", "life")
+        names = {f"app.{record.generation}.{kind}" for record in expected for kind in kinds}
         names |= {Path(record.socket).parent.name for record in expected} - {"run"}  # where one binds itself
         assert self.files() == names | {"app.sock"}
 

@@ -209,10 +209,3 @@ def test_a_window_whose_run_is_over_is_found_so_that_a_new_one_can_take_it_over(
     assert plans.open_window({"web1": in_window(None)}) is None
     with pytest.raises(UsageError, match="different runs"):
         plans.open_window({"web1": in_window("run-0"), "web2": in_window("run-1")})
-
-
-def test_what_the_hosts_would_refuse_in_the_middle_is_refused_before_anything() -> None:
-    systemd = settings(app={"command": "/usr/bin/php-cgi", "manager": "systemd"})
-    for make in (plans.downtime_plan, plans.rolling_plan, plans.hotswap_plan):
-        with pytest.raises(UsageError, match="not supported yet"):
-            make(BASE, systemd)

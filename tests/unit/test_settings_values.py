@@ -181,6 +181,10 @@ class TestValues:
             f"deploy.{path}: should have no space in it where `privileged` is true"
         ]
 
+    def test_systemd_takes_root(self) -> None:
+        raw = {**with_("app.manager", "systemd"), "privileged": False}
+        assert problems(raw) == ["deploy.app.manager: can't be systemd where `privileged` is false"]
+
     @pytest.mark.parametrize(
         ("path", "value"),
         [

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import configparser
 import json
 import re
 import subprocess
@@ -12,7 +11,7 @@ import pytest
 
 from deploytools import __version__, setup
 from deploytools.errors import UsageError
-from deploytools.setup import lighttpd, programs, sudo, systemd
+from deploytools.setup import lighttpd, programs, sudo
 from tests.support.values import settings
 
 
@@ -164,27 +163,18 @@ def test_the_page_that_becomes_the_operators_own_is_not_in_the_digest(
     assert text(page) == "another"
 
 
-def test_the_boot_unit_starts_the_current_release_and_is_enabled() -> None:
+def test_where_systemd_runs_the_units_are_put_in_place_and_the_boot_unit_is_enabled() -> None:
     parts = BUNDLE["where_systemd_runs"]
-    unit = by_path(parts, "files")["/etc/systemd/system/deploytools-guestbook.service"]
     link = parts["links"][0]
 
-    assert f"ExecStart={TOOLS}/swap\n" in text(unit)
-    assert "ConditionPathExists=/srv/guestbook/current\n" in text(unit), "nothing is deployed yet"
+    assert set(by_path(parts, "files")) == {
+        f"/etc/systemd/system/deploytools-guestbook{kind}" for kind in ("@.socket", "@.service", ".service")
+    }
     assert link["path"] == "/etc/systemd/system/multi-user.target.wants/deploytools-guestbook.service"
-    assert link["target"] == unit["path"]
+    assert link["target"] == "/etc/systemd/system/deploytools-guestbook.service"
 
 
-def test_stopping_the_boot_unit_ends_no_generation() -> None:
-    unit = configparser.ConfigParser(strict=False)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read_string(systemd.boot_unit(settings()))
-
-    assert unit["Service"]["Type"] == "oneshot", "so that there is no main process to end"
-    assert unit["Service"]["KillMode"] == "process"
-
-
-def test_without_root_there_is_no_boot_unit() -> None:
+def test_without_root_there_are_no_units() -> None:
     assert setup.host_side(settings(privileged=False), "deploy")["where_systemd_runs"] == {}
 
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hostlib import direct, files, generations, unixsockets, web
+from hostlib import files, launch, systemd, unixsockets, web
 from hostlib.checks import services
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, account, allowed, closed_to, judged, me
 from hostlib.generations import Record
+from hostlib.managers import Managers
 from hostlib.program import TOOLS
 
 SHORTEST_QUEUE = 128  # connections; an application that binds its socket itself chooses its own
@@ -71,7 +72,7 @@ def _program(subject: Subject, name: str) -> Path | None:
     if "/" in name:
         place = subject.config.releases / (subject.release or "none") / name
         return place if place.exists() else None
-    found = shutil.which(name, path=subject.app.get("env", {}).get("PATH", direct.SEARCH_PATH), mode=os.F_OK)
+    found = shutil.which(name, path=subject.app.get("env", {}).get("PATH", launch.SEARCH_PATH), mode=os.F_OK)
     return Path(found) if found else None
 
 
@@ -136,7 +137,7 @@ def _php_fpm(subject: Subject, words: list[str]) -> Iterator[Finding]:
     program = _program(subject, words[0])
     if program is None:
         return
-    environment = {"PATH": direct.SEARCH_PATH, "APP_SOCKET": PROBE, **subject.app.get("env", {})}
+    environment = {"PATH": launch.SEARCH_PATH, "APP_SOCKET": PROBE, **subject.app.get("env", {})}
     ran = subprocess.run(
         [str(program), *words[1:], "-tt"],
         env=environment,
@@ -216,7 +217,7 @@ def alive(subject: Subject) -> Iterator[Finding]:
         return
     yield judged(
         "application",
-        generations.alive(record),
+        Managers(subject.config).alive(record),
         f"{record} runs",
         "fab hotswap",
         bad=f"the application is not running: {record} has died; why is in {subject.config.log}/app.log",
@@ -251,7 +252,7 @@ def kept_connections(subject: Subject) -> Iterator[Finding]:
     lighttpd never asks it to keep one. What is open all the while that lighttpd has no request is kept.
     """
     record = subject.serving
-    if record is None or not generations.alive(record):
+    if record is None or not Managers(subject.config).alive(record):
         return
     kept: frozenset[int] | None = None
     for look in range(LOOKS):
@@ -291,9 +292,9 @@ def _in_lighttpd(subject: Subject) -> int | None:
 
 def logout(subject: Subject) -> Iterator[Finding]:
     """What is started over ssh lives on when the session ends."""
-    manager = subject.serving.manager if subject.serving else subject.app.get("manager", "auto")
-    group = _read("/proc/self/cgroup")
-    if manager == "systemd" or "/session-" not in group or services.logind("KillUserProcesses") != "yes":
+    if systemd.is_ours_to_use(subject.config):
+        return
+    if "/session-" not in _read("/proc/self/cgroup") or services.logind("KillUserProcesses") != "yes":
         return
     spared = (services.logind("KillExcludeUsers") or "root").split()
     only = (services.logind("KillOnlyUsers") or me()).split()
@@ -303,7 +304,7 @@ def logout(subject: Subject) -> Iterator[Finding]:
         me() in spared or me() not in only,
         "what is started over ssh lives on",
         f"mkdir -p {os.path.dirname(file)} && printf '[Login]\\nKillUserProcesses=no\\n' > {file} &&"
-        " systemctl restart systemd-logind; or app: {manager: systemd} in fabric.yaml",
+        " systemctl restart systemd-logind",
         bad="KillUserProcesses=yes in logind.conf: the application is killed when the ssh session ends"
         " that started it",
     )

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hostlib import generations, maintenance, web
+from hostlib import maintenance, web
 from hostlib.checks import services
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, account, judged
 from hostlib.checks.webserver import RELOAD, elsewhere, mend, proof, user
+from hostlib.managers import Managers
 from hostlib.program import Failure
 
 CUT_AFTER = 8  # seconds that a reload leaves to requests, where the configuration doesn't say
@@ -223,7 +224,7 @@ def site(subject: Subject) -> Iterator[Finding]:
     serving = subject.serving
     if serving is None:
         remedy = "fab deploy, because nothing is deployed yet"
-    elif generations.alive(serving):
+    elif Managers(subject.config).alive(serving):
         remedy = f"tail {config.log}/app.log, which may tell why"
     else:
         remedy = f"fab hotswap, because the application is not running; why is in {config.log}/app.log"

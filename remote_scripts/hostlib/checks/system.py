@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hostlib import generations, unixsockets
 from hostlib.checks.finding import WARNING, Finding, Subject, judged
+from hostlib.managers import Managers
 from hostlib.program import TOOLS
 
 OLDEST_PYTHON = (3, 9)
@@ -125,12 +126,13 @@ def memory(subject: Subject) -> Iterator[Finding]:
 def _memory_of_the_application(subject: Subject) -> int:
     """Bytes that the serving generation has for itself: what its processes share counts once at most."""
     record = subject.serving
-    if record is None or not generations.alive(record):
+    first = Managers(subject.config).look(record).pid if record else None
+    if first is None:
         return 0
     used = 0
     for name in filter(str.isdigit, os.listdir("/proc")):
         process = generations.find_process(int(name))
-        if process is not None and process.session == record.pid:
+        if process is not None and process.session == first:
             try:
                 found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{name}/status").read_text(), re.M)
             except OSError:  # it has ended

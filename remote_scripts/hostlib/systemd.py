@@ -1,0 +1,139 @@
+"""Generations as instances of a pair of unit templates, which `fab setup` installs.
+
+    deploytools-APP@N.socket    the listening socket; systemd owns it, so it outlives the application
+    deploytools-APP@N.service   the application; started again whenever it ends
+
+An application that binds its socket itself has no .socket unit. Operators limit and sandbox the
+application with `systemctl edit deploytools-APP@.service`.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from hostlib import generations
+from hostlib.generation_runner import how_it_ended
+from hostlib.generations import Life, Record
+from hostlib.program import USAGE, Config, Failure
+
+NAME = "systemd"
+UNITS = Path("/etc/systemd/system")
+
+
+def runs() -> bool:
+    """True where systemd is the init of this host: see sd_booted(3)."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def is_ours_to_use(config: Config) -> bool:
+    """True where generations can be units: systemd runs, and we may command it."""
+    return runs() and config.privileged
+
+
+class Systemd:
+    """The systemd `Manager`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def start(self, record: Record) -> Record:
+        service, units = self._service(record), self._units(record)
+        if not (UNITS / f"{self._template}.service").exists():
+            raise Failure(
+                f"this host has no unit {self._template}.service",
+                state="what served before serves on",
+                next="fab setup",
+                exit_code=USAGE,
+            )
+        started = _systemctl("start", *units)
+        if started.returncode != 0:
+            raise Failure(
+                f"systemd can't start {service}: {started.stderr.strip()}",
+                state="what served before serves on",
+                next=f"journalctl -u {service}",
+            )
+        pid = int(_properties(service, "MainPID")["MainPID"])
+        process = generations.find_process(pid) if pid else None
+        return record.saved(
+            self._config,
+            pid=pid or None,
+            start_time=process.start_time if process else None,
+            boot_id=generations.boot_id(),
+        )
+
+    def look(self, record: Record) -> Life:
+        if generations.first_process(record):  # asking systemd takes a while
+            return Life(record.pid)
+        seen = _properties(
+            self._service(record), "MainPID", "NRestarts", "ActiveState", "ExecMainCode", "ExecMainStatus"
+        )
+        pid, restarts = int(seen["MainPID"]), int(seen["NRestarts"])
+        if pid:
+            return Life(pid, restarts, "it ended, and was started again" if restarts else None)
+        return Life(None, restarts, _end(int(seen["ExecMainCode"]), int(seen["ExecMainStatus"])))
+
+    def stop(self, record: Record) -> None:
+        stopped = _systemctl("stop", *self._units(record))
+        if stopped.returncode != 0 and self._is_there(record):
+            raise Failure(
+                f"systemd can't stop {record}: {stopped.stderr.strip()}",
+                next=f"systemctl status {self._service(record)}",
+            )
+
+    @property
+    def _template(self) -> str:
+        return f"deploytools-{self._config.application}@"
+
+    def _service(self, record: Record) -> str:
+        return f"{self._template}{record.generation}.service"
+
+    def _units(self, record: Record) -> list[str]:
+        """The socket comes first: it is passed to the service."""
+        socket = [] if record.binds_itself else [f"{self._template}{record.generation}.socket"]
+        return [*socket, self._service(record)]
+
+    def _is_there(self, record: Record) -> bool:
+        states = (_properties(unit, "ActiveState")["ActiveState"] for unit in self._units(record))
+        return any(state not in ("inactive", "failed") for state in states)
+
+
+def outside_of_this_login(config: Config) -> list[str]:
+    """What to put before a command that must outlive the login of whoever runs `swap`.
+
+    Where logind ends the processes of a login with it (KillUserProcesses), a session of its own is not
+    enough.
+    """
+    return ["systemd-run", "--scope", "--quiet", "--collect", "--"] if is_ours_to_use(config) else []
+
+
+def run_later(seconds: float, argv: Sequence[str]) -> None:
+    """Let systemd run `argv` in so many seconds. Raises OSError where it refuses."""
+    timer = ["--on-active", f"{math.ceil(seconds)}s", "--timer-property=AccuracySec=100ms"]
+    ran = _run("systemd-run", "--quiet", "--collect", *timer, "--", *argv)
+    if ran.returncode != 0:
+        raise OSError(f"systemd-run: {ran.stderr.strip()}")
+
+
+def _end(code: int, status: int) -> str:
+    """Given ExecMainCode (1: exited, 2 and 3: killed by a signal) and ExecMainStatus, return it in words."""
+    return how_it_ended(status if code == 1 else -status) if code else "it is not running"
+
+
+def _properties(unit: str, *names: str) -> dict[str, str]:
+    """Some properties of a unit; anybody may ask."""
+    shown = _systemctl("show", unit, f"--property={','.join(names)}")
+    found = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
+    if not found.keys() >= set(names):
+        raise OSError(f"systemctl show {unit}: {shown.stderr.strip() or shown.stdout.strip()}")
+    return found
+
+
+def _systemctl(*argv: str) -> subprocess.CompletedProcess[str]:
+    return _run("systemctl", *argv)
+
+
+def _run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
