@@ -128,6 +128,18 @@ def test_a_part_of_the_site_past_the_switch_is_an_error(make_web_host: Make, con
     assert [check["name"] for check in failed(host.run("doctor"))] == ["site"]
 
 
+def test_a_script_that_is_asked_for_a_part_of_the_site_only_is_an_error(make_web_host: Make) -> None:
+    def edit(text: str) -> str:
+        (line,) = (line for line in text.splitlines() if line.startswith("magnet."))
+        return text.replace(line, f'$HTTP["host"] == "www.example.com" {{ {line} }}')
+
+    host = make_web_host(edit=edit)
+    assert "is not asked" in only(host, "switch")["message"]
+    host.config["host_header"] = "www.example.com"
+    host.write_config()
+    assert "switch" not in {check["name"] for check in failed(host.run("doctor"))}
+
+
 @pytest.mark.parametrize(
     "extra",
     [

@@ -106,7 +106,7 @@ def _script(subject: Subject, found: Configuration) -> Iterator[Finding]:
     missing = f"{script} is not asked, so silently there is no maintenance mode"
     remedy = mend(subject, RAW, f'{RAW} = ( "{script}" )')
     asked = _for_the_application(subject, found, RAW)
-    if not asked:
+    if not any(block.holds(proof(subject)) for block in asked):
         yield Finding("switch", False, missing, remedy)
     for block in asked:
         names = _list(block.settings[RAW])
