@@ -86,10 +86,11 @@ def down(
         window, whose = _claim(before, new, force)
         token, told = bypass_token(config) or _random(16), _random(8)
         ends = _epoch(window.until)
-        page, note = maintscript.read_page(page_file(config), reason=window.reason, drop=config.privileged)
+        page, note = maintscript.read_page(page_file(config), drop=config.privileged)
         script = maintscript.down_script(
             page,
             application=config.application,
+            reason=window.reason,
             window=window.window,
             bypass=token,
             proof=told,
@@ -164,7 +165,7 @@ def _lay_ready(config: Config) -> str:
 
     It belongs to nobody's window and lets nobody through.
     """
-    page, _ = maintscript.read_page(page_file(config), reason=None, drop=config.privileged)
+    page, _ = maintscript.read_page(page_file(config), drop=config.privileged)
     script = maintscript.down_script(page, application=config.application, liveness=config.liveness)
     try:
         _write_if_new(lua_file(config, ".up"), maintscript.UP)

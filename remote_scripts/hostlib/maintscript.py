@@ -99,6 +99,7 @@ def down_script(
     page: bytes,
     *,
     application: str,
+    reason: str | None = None,
     window: str = "",
     bypass: str = "",
     proof: str = "",
@@ -107,11 +108,12 @@ def down_script(
 ) -> str:
     """The script that answers every request with `page` and 503.
 
-    {until} in the page is replaced as long as the end is ahead. `ends` is seconds since the epoch (0:
-    not announced). To those who ask for proof it tells `application` and `proof`, which no two scripts
+    {reason} and {until} in the page are replaced. `ends` is seconds since the epoch (0: not announced).
+    To those who ask for proof it tells `application` and `proof`, which no two scripts
     share. Without `bypass` nobody gets through; without `window` it is the script of nobody's window, to
     be put in place by hand.
     """
+    why = html.escape(reason or "").encode()
     return _DOWN.format(
         first_line=_FIRST_LINE,
         window=window or "-",
@@ -124,7 +126,7 @@ def down_script(
         proof_header=PROOF,
         marker=MARKER,
         retry_after=RETRY_AFTER,
-        page=", ".join(map(lua_string, page.split(b"{until}"))),
+        page=", ".join(lua_string(part.replace(b"{reason}", why)) for part in page.split(b"{until}")),
         at=lua_string(_moment(ends).encode() if ends else b""),
     )
 
@@ -170,11 +172,11 @@ def proof_of(script: str) -> str:
 # -- the page --------------------------------------------------------------------------------------
 
 
-def read_page(file: Path, *, reason: str | None, drop: bool) -> tuple[bytes, str]:
+def read_page(file: Path, *, drop: bool) -> tuple[bytes, str]:
     """The page to show, and a sentence about it where it is not the one in `file` ("" otherwise).
 
-    {reason} in the page is replaced. With `drop` it is read with nobody's rights: what a link leads to
-    must not be shown to visitors because root may read it.
+    With `drop` it is read with nobody's rights: what a link leads to must not be shown to visitors because
+    root may read it.
     """
     page, note = MINIMAL_PAGE, ""
     for candidate in (file, HERE / "maint.html"):
@@ -184,7 +186,7 @@ def read_page(file: Path, *, reason: str | None, drop: bool) -> tuple[bytes, str
             break
         except (OSError, ValueError) as error:
             note = note or f"{file} can't be used ({_why(error)}), so visitors see the built-in page"
-    return page.replace(b"{reason}", html.escape(reason or "").encode()), note
+    return page, note
 
 
 def _usable(file: Path) -> bytes:

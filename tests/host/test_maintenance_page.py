@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
+import json
 import os
 import re
+import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hostlib import maintenance, maintscript
@@ -24,6 +30,7 @@ from tests.support.switching import (
 from tests.support.webhost import REMOTE_SCRIPTS, WebHost, wait_until
 
 MakeHost = Callable[..., WebHost]
+SHELL = "$(touch /tmp/pwned) `id` ; & | > < * ? ~ ! # \\"
 
 
 class TestTheAnswerWhileDown:
@@ -93,6 +100,71 @@ class TestTheBypass:
         reply = site.get("/headers", headers={"X-Maintenance-Bypass": token(site)})
         assert "HTTP_HOST" in reply.text
         assert token(site) not in reply.text
+
+    def test_the_application_gets_its_own_cookies_but_not_the_bypass(self, site: WebHost) -> None:
+        switch_down(site)
+        secret = f"maintenance_bypass={token(site)}"
+        for sent, left in (
+            (secret, None),
+            (f"a=b; {secret}; c=d", "a=b; c=d"),
+            (f"{secret}; c=d", "c=d"),
+            (f"a=b; {secret}", "a=b; "),
+        ):
+            told = json.loads(site.get("/headers", headers={"Cookie": sent}).text)
+            assert told.get("HTTP_COOKIE") == left
+
+    def test_it_is_no_parameter(self, site: WebHost) -> None:
+        switch_down(site)
+        for name in ("maintenance_bypass", "X-Maintenance-Bypass"):
+            assert site.get(f"/?{name}={token(site)}").in_maintenance
+
+    def test_the_old_one_is_worth_nothing_in_the_next_window_or_from_the_scripts_that_lie_ready(
+        self, site: WebHost
+    ) -> None:
+        switch_down(site)
+        old = {"X-Maintenance-Bypass": token(site)}
+        assert not site.get(headers=old).in_maintenance
+        for _ in range(2):
+            switch_up(site)
+            switch_down(site)
+            assert site.get(headers=old).in_maintenance
+        shutil.copy(lua(site, ".down"), lua(site, ".new"))
+        lua(site, ".new").replace(lua(site))
+        assert site.get(headers={"X-Maintenance-Bypass": ""}).in_maintenance
+        assert site.get(headers=old).in_maintenance
+
+    def test_it_is_in_no_log_of_lighttpds(self, make_web_host: MakeHost, tmp_path: Path) -> None:
+        log = tmp_path / "access.log"
+        extra = f"""
+            server.modules += ("mod_accesslog")
+            accesslog.filename = "{log}"
+            accesslog.format = "%r %s {{%{{X-Maintenance-Bypass}}i}} {{%{{Cookie}}i}}"
+            debug.log-request-handling = "enable"
+            debug.log-file-not-found = "enable"
+        """
+        host = make_web_host(extra=extra)
+        host.serve()
+        switch_down(host)
+        secret = token(host)
+        for headers in ({"X-Maintenance-Bypass": secret}, {"Cookie": f"a=b; maintenance_bypass={secret}"}):
+            assert host.get("/through", headers=headers).text == "app /through"
+        switch_down(host)
+        switch_up(host)
+        host.stop_lighttpd()  # it writes its log at the end
+        assert "GET /through HTTP/1.1 200 {-} {a=b; }" in log.read_text()
+        assert secret not in log.read_text() + host.lighttpd_log()
+
+    def test_it_is_on_no_command_line_and_in_no_environment(self, site: WebHost) -> None:
+        switch_down(site)
+        secret, seen = token(site).encode(), []
+        with site.start("down") as process:
+            while process.poll() is None:
+                for name in ("cmdline", "environ"):
+                    with contextlib.suppress(OSError):
+                        seen.append(Path(f"/proc/{process.pid}/{name}").read_bytes())
+            process.communicate()
+        assert any(b"/down" in line for line in seen)
+        assert not any(secret in line for line in seen)
 
     def test_the_token_stays_for_a_window_and_is_new_for_the_next(self, site: WebHost) -> None:
         switch_down(site)
@@ -215,8 +287,104 @@ class TestThePage:
         assert site.get().text == f"<p>{escaped}</p>"
         luac(lua(site))
 
+    @pytest.mark.parametrize(
+        ("make", "why"),
+        [
+            (os.mkfifo, "it is no regular file"),
+            (Path.mkdir, "Is a directory"),
+            (lambda page: page.symlink_to("/dev/zero"), "it is no regular file"),
+            (lambda page: page.symlink_to(page), "Too many levels of symbolic links"),
+            (lambda page: sparse(page, 100 << 20), "it is larger than 1048576 bytes"),
+        ],
+        ids=["a FIFO", "a directory", "a device", "a link to itself", "100 MB"],
+    )
+    def test_what_is_no_page_at_all_neither_hangs_nor_hurts(
+        self, site: WebHost, make: Callable[[Path], None], why: str
+    ) -> None:
+        page = site.maintenance_dir / "maint.html"
+        page.unlink()
+        make(page)
+        try:
+            ran = site.run("down", timeout=20)
+        finally:
+            page.rmdir() if page.is_dir() else page.unlink()
+        assert ran.code == DONE
+        assert f"{page} can't be used ({why})" in ran.json["message"]
+        assert "be back soon" in site.get().text
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can read what others can't")
+    def test_a_link_shows_visitors_nothing_that_not_everybody_may_read(
+        self, make_web_host: MakeHost, tmp_path: Path
+    ) -> None:
+        host = make_web_host(config={"privileged": True})
+        host.serve()
+        page, secret = host.maintenance_dir / "maint.html", tmp_path / "secret"
+        secret.write_text("secret")
+        for target, mode in ((Path("/etc/shadow"), None), (secret, 0o600), (secret, 0o640)):
+            page.unlink()
+            page.symlink_to(target)
+            if mode is not None:
+                target.chmod(mode)
+            assert f"{page} can't be used (Permission denied)" in host.run("down").json["message"]
+            assert "be back soon" in host.get().text
+        readable = host.base / "page.html"
+        readable.write_text("everybody's {reason}")
+        page.unlink()
+        page.symlink_to(readable)
+        assert "can't be used" not in host.run("down", "--reason", "page").json["message"]
+        assert host.get().text == "everybody's page"
+
+    def test_placeholders_are_filled_once_and_not_out_of_each_other(self, site: WebHost) -> None:
+        (site.maintenance_dir / "maint.html").write_text("{until}{reason}{reason}{until}{ reason }{{until}}")
+        switch_down(site, reason="{until} {reason} \\1 %s")
+        assert site.get().text == "shortly" + 2 * "{until} {reason} \\1 %s" + "shortly{ reason }{shortly}"
+
+    def test_a_page_of_nothing_but_placeholders_is_shown(self, site: WebHost) -> None:
+        count = maintscript.PAGE_LIMIT // len("{until}")
+        (site.maintenance_dir / "maint.html").write_text("{until}" * count)
+        switch_down(site)
+        assert site.get().body == b"shortly" * count
+
+    def test_the_end_is_told_until_it_has_passed(self, site: WebHost) -> None:
+        (site.maintenance_dir / "maint.html").write_text("back {until}")
+        switch_down(site, until=int(time.time()) + 2)
+        reply = site.get()
+        assert reply.text.startswith('back at about <time datetime="')
+        assert int(reply.headers["retry-after"]) <= 2
+        wait_until(lambda: site.get().text == "back shortly", what="the end has passed")
+        assert site.get().headers["retry-after"] == "120"
+
+    @pytest.mark.parametrize(
+        ("reason", "told"),
+        [
+            ("x" * 100_000, "x" * 500),
+            (b"caf\xe9".decode(errors="surrogateescape"), "caf?"),
+            (
+                "$(touch /tmp/pwned) `id` ; & | > < * ? ~ ! # \\",
+                "$(touch /tmp/pwned) `id` ; & | > < * ? ~ ! # \\",
+            ),
+            ("-- ]] --[[ ]=] \x07\r\n%d{0}", "-- ]] --[[ ]=] %d{0}"),
+            ("\u202e\u2028\u200b日本語", "日本語"),
+            ("", None),
+        ],
+        ids=["long", "bytes", "shell", "Lua", "Unicode", "nothing"],
+    )
+    def test_a_strange_reason_is_told_in_one_harmless_line(
+        self, site: WebHost, reason: str, told: str | None
+    ) -> None:
+        (site.maintenance_dir / "maint.html").write_text("<p>{reason}</p>")
+        ran = site.run("down", f"--reason={reason}")
+        assert (ran.code, ran.json["reason"] or None) == (DONE, told)
+        assert html.unescape(site.get().text) == f"<p>{told or ''}</p>"
+        luac(lua(site))
+
     def test_the_shipped_page_needs_nothing_else(self) -> None:
         page = (REMOTE_SCRIPTS / "maint.html").read_text()
         assert not re.search(r"<script|<link|<img|https?:|url\(|@import", page)
         assert 'lang="en"' in page
         assert "prefers-color-scheme" in page
+
+
+def sparse(file: Path, size: int) -> None:
+    with file.open("wb") as opened:
+        opened.truncate(size)

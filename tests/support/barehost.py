@@ -72,15 +72,20 @@ def _bytecode() -> list[tuple[Path, bytes]]:
         return [(path.relative_to(compiled), path.read_bytes()) for path in compiled.rglob("*.pyc")]
 
 
+def compiled(host: WebHost) -> None:
+    """Put the bytecode beside hostlib's modules, as set-up does."""
+    for name, code in _bytecode():
+        file = host.tools / name.parent / "__pycache__" / name.name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(code)
+
+
 @contextmanager
 def bare_host(**config: Any) -> Iterator[WebHost]:
     """A WebHost whose lighttpd isn't started; its directory is removed at the end."""
     host = WebHost(config=config)
     try:
-        for name, code in _bytecode():
-            file = host.tools / name.parent / "__pycache__" / name.name
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(code)
+        compiled(host)
         yield host
     finally:
         host.__exit__()
