@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostlib import maintenance, maintscript
+from hostlib import maintenance, maintscript, web
 from hostlib.program import BUSY, DONE, FAILED, IN_MAINTENANCE, USAGE, Failure
 
 from tests.support.load import Load
@@ -297,6 +298,33 @@ class TestTwoOperators:
             state = maintenance.read_state(site.hostlib_config).state
             assert state == ("down" if site.get().in_maintenance else "up")
 
+    def test_whatever_they_do_visitors_get_the_page_or_the_application_and_the_record_tells_which(
+        self, make_web_host: MakeHost
+    ) -> None:
+        host = make_web_host(max_workers=2)
+        host.serve()
+        with Load(host, allow={"app": is_app, "page": is_page}, clients=2, seconds=110) as load:
+            for number in range(8):
+                running = [
+                    host.start(command, "--by", who, "--reason", f"{who} {number}")
+                    if command == "down"
+                    else host.start(command, "--by", who, "--force", "ann", "--timeout", "60")
+                    for who, command in (("ann", "down"), ("bob", "up"), ("ann", "up"), ("ann", "down"))
+                ]
+                if number % 2:  # one of them is killed on its way
+                    running[0].kill()
+                codes = [process.wait(timeout=100) for process in running]
+                assert set(codes) <= {DONE, -9}, codes
+                state = maintenance.read_state(host.hostlib_config)
+                assert state.state == ("down" if host.get().in_maintenance else "up")
+                recorded = host.maintenance_dir / "maint.json"
+                if state.window:
+                    assert state.window.by == "ann"
+                    assert json.loads(recorded.read_text())["window"] in lua(host).read_text()
+                else:
+                    assert not recorded.exists() or number % 2
+        assert load.strange == []
+
     def test_one_that_waits_too_long_says_so(self, site: WebHost) -> None:
         switch_up(site)
         lock = site.maintenance_dir / "maint.lock"
@@ -312,6 +340,41 @@ class TestTwoOperators:
         for process in running:
             process.communicate(timeout=30)
         assert sorted(process.returncode for process in running) == [DONE, BUSY]
+
+
+class TestLighttpdInAWindow:
+    """Its restart, reload and log rotation change nothing: what is true stands in the file."""
+
+    @pytest.mark.parametrize("max_workers", [0, 2])
+    @pytest.mark.parametrize(("name", "number"), [("reload", signal.SIGUSR1), ("rotation", signal.SIGHUP)])
+    def test_a_reload_and_a_rotation_show_nothing_but_the_page(
+        self, make_web_host: MakeHost, max_workers: int, name: str, number: signal.Signals
+    ) -> None:
+        host = make_web_host(max_workers=max_workers)
+        host.serve()
+        switch_down(host)
+        with Load(host, allow={"page": is_page}) as load:
+            for _ in range(3):
+                workers, before = web.workers(host.hostlib_config), load.requests
+                os.kill(host.pid, number)
+                wait_until(lambda: load.requests > before + 50, what="requests after it")  # noqa: B023
+                if name == "reload" and max_workers:
+                    wait_until(lambda: set(web.workers(host.hostlib_config)).isdisjoint(workers))  # noqa: B023
+            assert switch_down(host)["changed"] is False
+            assert host.get().in_maintenance
+        # A reload closes idle connections; a request that crosses that is sent again by any browser.
+        closed = "reset: RemoteDisconnected" if name == "reload" else "nothing"
+        assert [line for line in load.strange if closed not in line] == []
+        assert switch_up(host)["workers"] == max(1, max_workers)
+
+    def test_after_a_restart_it_is_as_before(self, own_site: WebHost) -> None:
+        switch_down(own_site, reason="moving", until=2_000_000_000)
+        bypass = maintenance.bypass_headers(own_site.hostlib_config)
+        own_site.stop_lighttpd()
+        own_site.start_lighttpd()
+        assert int(own_site.get().headers["retry-after"]) > 120
+        assert is_app(own_site.get(headers=bypass))
+        assert own_site.run("up").code == DONE
 
 
 class TestPrivilege:
