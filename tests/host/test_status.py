@@ -96,10 +96,11 @@ def test_a_record_that_cannot_be_read_hides_no_other(text: str) -> None:
         (host.run_dir / "app.1.json").write_text(text)
         put_generation(host, 2, "r1", state="serving", **this_process())
         put_generation(host, 3, "r1", started_at="yesterday")
+        put_generation(host, 4, "r1", manager="nobody")
         (host.run_dir / "app.sock").symlink_to("app.2.sock")
         ran = host.run("status")
         assert (ran.code, ran.json["release"], ran.json["serving"]["generation"]) == (0, "r1", 2)
-        assert {"app.1.json", "app.3.json"} == {
+        assert {"app.1.json", "app.3.json", "app.4.json"} == {
             problem.split()[0].rpartition("/")[2] for problem in ran.json["problems"]
         }
         assert "app.1.json" in host.run("status", as_json=False).out

@@ -94,18 +94,24 @@ def _interpreter(path: Path) -> Path | None:
 
 
 def manager(subject: Subject) -> Iterator[Finding]:
-    """systemd runs this host, where it is to run the application."""
-    if subject.app.get("manager") == "systemd":
-        found = services.version()
-        yield judged(
-            "manager",
-            found is not None and found >= OLDEST_SYSTEMD,
-            f"systemd is {found}",
-            "app: {manager: direct} in fabric.yaml; then fab deploy",
-            bad=f"app.manager is systemd, and systemd is {found}: {OLDEST_SYSTEMD} or newer is needed"
-            if found
-            else "app.manager is systemd, and systemd doesn't run this host",
-        )
+    """systemd can run the application, where it is to."""
+    if subject.app.get("manager") != "systemd":
+        return
+    found = services.version()
+    bad = "app.manager is systemd, and "
+    if found is None:
+        bad += "systemd doesn't run this host"
+    elif found < OLDEST_SYSTEMD:
+        bad += f"systemd is {found}: {OLDEST_SYSTEMD} or newer is needed"
+    else:
+        bad += "privileged is false, so we may not command it"
+    yield judged(
+        "manager",
+        found is not None and found >= OLDEST_SYSTEMD and subject.config.privileged,
+        f"systemd is {found}",
+        "app: {manager: auto} in fabric.yaml; then fab deploy",
+        bad=bad,
+    )
 
 
 def php(subject: Subject) -> Iterator[Finding]:

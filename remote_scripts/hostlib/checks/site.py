@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hostlib import maintenance, web
 from hostlib.checks import services
-from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, account, judged
+from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, judged
 from hostlib.checks.webserver import RELOAD, elsewhere, mend, proof, user
 from hostlib.managers import Managers
 from hostlib.program import Failure
@@ -242,21 +241,15 @@ def _redirected(answer: web.Answer, url: str) -> str | None:
 
 
 def reaches(subject: Subject) -> Iterator[Finding]:
-    """lighttpd's account may connect to the application's socket, and read the switch."""
+    """lighttpd runs as the account that the application's sockets belong to."""
     name, config = user(subject), subject.config
-    lighttpd_user, app_user = account(name) if name else None, account(config.user)
-    if lighttpd_user is None or app_user is None or (os.geteuid() != 0 and not config.privileged):
+    wanted = config.webserver_user or config.user
+    if name is None or not config.privileged:
         return  # one user owns everything
-    groups = os.getgrouplist(lighttpd_user.pw_name, lighttpd_user.pw_gid)
-    may = lighttpd_user.pw_uid in (0, app_user.pw_uid) or app_user.pw_gid in groups
-    group = subprocess.run(
-        ["id", "-gn", config.user], capture_output=True, text=True, check=False
-    ).stdout.strip()
     yield judged(
         "socket",
-        may,
-        f"{name} may connect to the sockets of {config.user}",
-        f"usermod -aG {group} {name}; then systemctl restart lighttpd",
-        bad=f"lighttpd runs as {name}, which is not in the group {group} of {config.user}:"
-        " it can't connect to the application",
+        name == wanted,
+        f"{name} may connect to the application's sockets",
+        f"webserver: {{user: {name}}} in fabric.yaml; then fab setup; then fab hotswap",
+        bad=f"lighttpd runs as {name}, and the application's sockets belong to {wanted}: it can't connect",
     )
