@@ -181,7 +181,11 @@ def become_owner(directory: Path) -> None:
 
 
 def drop_to(user: str) -> Callable[[], None]:
-    """What a child process of root calls to become `user`; does nothing when we aren't root."""
+    """What a child process of root calls to become `user`; does nothing when we aren't root.
+
+    It goes to its directory once more as that user: root gets to open directories behind closed ones, which
+    a release could name as the place to start in.
+    """
     if os.geteuid() != 0:
         return lambda: None
     account = pwd.getpwnam(user)
@@ -191,6 +195,11 @@ def drop_to(user: str) -> Callable[[], None]:
             os.initgroups(user, account.pw_gid)
             os.setgid(account.pw_gid)
             os.setuid(account.pw_uid)
+        try:
+            os.chdir(os.getcwd())
+        except OSError as error:
+            print(f"{user} can't start in {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+            raise
 
     return drop
 
