@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from hostlib import generations
 from hostlib.generations import WARM, Record
-from hostlib.program import TOOLS, UNFINISHED, Config, Failure, Result
+from hostlib.program import FAILED, TOOLS, UNFINISHED, Config, Failure, Result, remedy
 
 
 @dataclass
@@ -69,6 +71,25 @@ class Account:
                 **result,
             )
         return {**result, "message": "; ".join(story) or "nothing to do"}
+
+
+@contextlib.contextmanager
+def errors_explained(config: Config) -> Iterator[None]:
+    """Turn what the operating system refuses, such as a write to a full disk, into a Failure that says
+    which generation serves."""
+    before = generations.serving_number(config)
+    try:
+        yield
+    except OSError as error:
+        now = generations.serving(config)
+        serves = f"{now} serves" if now else "no generation serves"
+        as_before = generations.serving_number(config) == before
+        raise Failure(
+            f"{error.strerror}: {error.filename}" if error.filename else str(error),
+            state=f"{serves}, as before" if as_before else serves,
+            next=remedy(error),
+            exit_code=FAILED if as_before else UNFINISHED,
+        ) from error
 
 
 def count(connections: int) -> str:

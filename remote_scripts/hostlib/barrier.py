@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hostlib import maintenance, unixsockets, web
-from hostlib.generations import Record
+from hostlib.generations import Life, Record
 from hostlib.manifest import Health
 from hostlib.program import Config, Failure
 
@@ -25,17 +25,26 @@ BAD_ANSWERS_FOR = 4.0
 LOOK_PAUSE = 0.0005
 
 
-def behind(config: Config, new: Record, health: Health, known: frozenset[int]) -> None:
+def behind(
+    config: Config, new: Record, health: Health, known: frozenset[int], look: Callable[[], Life]
+) -> None:
     """Return when every worker answered as `health` wants, and a connection to `new` was seen that is not
     one of the `known` ones; else raise Failure.
+
+    Args:
+        look: tells how `new` is. One that ends while it answers badly is not given another chance.
     """
     bad_since: float | None = None
+    restarts = look().restarts
 
     def healthy(answer: web.Answer) -> bool:
         nonlocal bad_since
         if health.met(answer.status, answer.body):
             bad_since = None
             return True
+        life = look()
+        if life.pid is None or life.restarts > restarts:
+            raise Failure(f"behind the web server {life.ended}")
         bad_since = bad_since or time.monotonic()
         if time.monotonic() - bad_since > BAD_ANSWERS_FOR:
             raise Failure(f"the web server answers {answer.status}, not {health}")

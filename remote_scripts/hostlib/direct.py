@@ -55,17 +55,21 @@ class Direct:
             log, life = applog.opened(config, launch.account(config)), _new_life(config, record)
             ours.callback(os.close, log)
             ours.callback(os.close, life)
-            subprocess.Popen(
-                [*systemd.outside_of_this_login(config), *launch.RUNNER, "--supervise", str(life)],
-                cwd="/",
-                env=launch.environment(config, record),
-                stdin=stdin,
-                stdout=log,
-                stderr=log,
-                pass_fds=[life],  # a listener that leaks into other processes never resets: requests hang
-                start_new_session=True,
-                preexec_fn=put_on_record,  # noqa: PLW1509 - no thread runs yet
-            )
+            try:
+                subprocess.Popen(
+                    [*systemd.outside_of_this_login(config), *launch.RUNNER, "--supervise", str(life)],
+                    cwd="/",
+                    env=launch.environment(config, record),
+                    stdin=stdin,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[life],  # a listener that leaks into other processes never resets: requests hang
+                    start_new_session=True,
+                    preexec_fn=put_on_record,  # noqa: PLW1509 - no thread runs yet
+                )
+            except subprocess.SubprocessError as error:
+                record.saved(config)  # says why it could not be put on record: by a full disk, as a rule
+                raise OSError(str(error)) from error
         return next(kept for kept in generations.records(config) if kept.generation == record.generation)
 
     def look(self, record: Record) -> Life:
@@ -81,6 +85,7 @@ class Direct:
     def stop(self, record: Record) -> None:
         for process in self._members(record):
             _signal(process, signal.SIGTERM)
+            _signal(process, signal.SIGCONT)  # one that is stopped would not hear of it
         deadline = time.monotonic() + self._term_grace
         while members := self._members(record):
             if time.monotonic() >= deadline + KILL_GRACE:

@@ -16,6 +16,7 @@ import dataclasses
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,13 @@ class Record:
         files.write_json(record_path(config, self.generation), dataclasses.asdict(changed))
         return changed
 
+    def noted(self, config: Config, **changes: object) -> Record:
+        """Like `saved`, for what only explains: on a full disk it isn't written, and nothing fails."""
+        try:
+            return self.saved(config, **changes)
+        except OSError:
+            return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
     @property
     def binds_itself(self) -> bool:
         """True where the application makes its socket itself (listen: path)."""
@@ -105,16 +113,12 @@ class Manager(Protocol):
 
 @contextlib.contextmanager
 def one_swap_at_a_time(config: Config) -> Iterator[None]:
-    """Hold the lock of `swap`; the kernel lets go of it however we end. Failure where another holds it."""
-    try:
-        descriptor = os.open(config.run / "swap.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except FileNotFoundError as error:
-        raise Failure(
-            f"there is no directory {config.run}",
-            state="nothing was changed",
-            next="fab setup",
-            exit_code=USAGE,
-        ) from error
+    """Hold the lock of `swap`; the kernel lets go of it however we end.
+
+    Raises Failure where another holds it, and where run/ is not as `fab setup` makes it.
+    """
+    _check_directory(config.run)
+    descriptor = os.open(config.run / "swap.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,6 +132,23 @@ def one_swap_at_a_time(config: Config) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _check_directory(run: Path) -> None:
+    """What lies in run/ tells whom to end, and where visitors are led: so nobody else may write there.
+
+    And the web server has to get in.
+    """
+    try:
+        found = run.stat()
+    except FileNotFoundError:
+        what = f"there is no directory {run}"
+    else:
+        mode, wanted = stat.S_IMODE(found.st_mode), 0o711 if os.geteuid() == 0 else 0o700
+        if found.st_uid == os.geteuid() and mode & 0o022 == 0 and mode & wanted == wanted:
+            return
+        what = f"{run} belongs to uid {found.st_uid} and has mode {mode:o}, not uid {os.geteuid()} and 755"
+    raise Failure(what, state="nothing was changed", next="fab setup", exit_code=USAGE)
 
 
 def record_path(config: Config, generation: int) -> Path:

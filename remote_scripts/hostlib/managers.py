@@ -21,27 +21,22 @@ class Managers:
         }
 
     def start(self, release: str, app: App) -> Record:
-        """A new generation. Raises Failure, and leaves nothing behind, where it can't be started."""
+        """A new generation. Raises Failure or OSError, and leaves nothing, where it can't be started."""
         name = self._choose(app.manager)
         number = generations.next_number(self._config)
         return self.start_again(launch.new_record(self._config, number, release, name, app), app)
 
     def start_again(self, record: Record, app: App) -> Record:
         """One that ran before the host was booted; it keeps its number and its manager."""
-        record = record.saved(self._config, manager=self._choose(record.manager))
+        manager = self._choose(record.manager)
         try:
+            record = record.saved(self._config, manager=manager)
             launch.prepare(self._config, record, app)
             return self._of(record).start(record)
-        except BaseException as error:
+        except BaseException:
             with contextlib.suppress(Failure, OSError):
                 self.stop(record)
-            if not isinstance(error, OSError):
-                raise
-            raise Failure(
-                f"the application can't be started: {error}",
-                state="what served before serves on",
-                next="see app.command and app.user in fabric.yaml",
-            ) from error
+            raise
 
     def look(self, record: Record) -> Life:
         return self._of(record).look(record)

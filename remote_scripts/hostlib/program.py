@@ -223,9 +223,7 @@ def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], R
     except OSError as error:
         # Nobody foresaw it, so nobody can promise that the host is as it was: not FAILED.
         code = BUG
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room (df -h; df -i), then the same command again" if full else f"{TOOLS}/status"
-        result = {"ok": False, "error": _explain(str(error), AS_TOLD, remedy)}
+        result = {"ok": False, "error": _explain(str(error), AS_TOLD, remedy(error))}
     if arguments.json:
         print(json.dumps(result, sort_keys=True))
     elif code == DONE:
@@ -240,6 +238,12 @@ def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], R
             print(f"  | {line}", file=sys.stderr)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def remedy(error: OSError) -> str:
+    """What to do about an error of the operating system."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "make room (df -h; df -i), then the same command again" if full else f"{TOOLS}/status"
 
 
 def _explain(what: str, state: str, next: str) -> dict[str, str]:

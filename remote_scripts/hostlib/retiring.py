@@ -51,7 +51,7 @@ class Retiring:
         self.account.kept.clear()  # those that `reap` kept get another chance
         try:
             others = [one for one in generations.records(config) if one.generation != new.generation]
-            others = [one if one.state == WARM else one.saved(config, state=DRAINING) for one in others]
+            others = [one if one.state == WARM else one.noted(config, state=DRAINING) for one in others]
             began = time.monotonic()
             idle = []
             for one in others:
@@ -78,7 +78,7 @@ class Retiring:
 
     def drain_and_stop(self, new: Record, app: App) -> str:
         """`new`, which the web server was led away from again; return what became of it."""
-        new = new.saved(self.config, state=DRAINING)
+        new = new.noted(self.config, state=DRAINING)
         if left := unixsockets.wait_idle(new.socket, app.drain_timeout).total:
             return f"{new} was kept, as it has {count(left)}; the next swap stops it"
         self.stop(new)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.interrupts import STEPS, calls_of, killed_at
+from tests.support.interrupts import STEPS, WRITES, calls_of, failing_at, killed_at
 from tests.support.swapsite import Site, Visitors
 
 pytestmark = pytest.mark.timeout(600)  # a hundred runs of a program
@@ -42,3 +42,31 @@ def test_killed_between_any_two_of_its_steps_it_is_finished_by_the_next_one_and_
             assert site.serving().release == release
             site.assert_only(site.serving())
     assert visitors.lost == []
+
+
+def test_whichever_of_its_writes_finds_no_room_the_site_stays_and_the_message_says_so(site: Site) -> None:
+    """The kernel refuses one at a time; a disk that is really full is in test_swap_mishaps.py."""
+    writes = calls_of(lambda under: site.swap(under=under), WRITES)
+    assert len(writes) > 15
+    codes = []
+    with Visitors(site, count=3) as visitors:
+        for write in writes:
+            if write.line.startswith("write(1"):  # the result itself, on standard output
+                continue
+            before = site.serving()
+
+            ran = site.swap(under=failing_at(write, "ENOSPC"))
+
+            assert visitors.lost == [], write
+            assert ran.code in (0, 3, 7), (write, ran)
+            if ran.code != 0:
+                assert "No space left on device" in str(ran.error), (write, ran)
+            if ran.code == 3:
+                assert site.serving() == before, (write, ran)
+                assert site.generation() == before.generation
+                site.assert_only(before)
+            codes.append(ran.code)
+        assert site.swap().code == 0
+    assert visitors.lost == []
+    assert codes.count(3) > 5
+    site.assert_only(site.serving())

@@ -7,10 +7,12 @@ swaps at once by the same hand, are in test_swap.py.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -76,6 +78,82 @@ def wait_for_the_flip(site: Site, generation: int) -> None:
     assert site.serving().generation == generation
 
 
+# -- the new generation --------------------------------------------------------------------------------
+
+
+def test_one_that_crashes_when_the_public_comes_is_taken_back_at_once(site: Site) -> None:
+    """The requests that it has in hand are lost, and those of the moment until it is noticed."""
+    shorten(site, "barrier.py", "BAD_ANSWERS_FOR = 4.0", "BAD_ANSWERS_FOR = 600.0")
+    old = site.first()
+    site.release("bad", env={"CRASH_BEHIND_WEB": "1"})
+
+    with Visitors(site, count=3) as visitors:
+        ran = site.swap("--release", "bad")
+        lost = len(visitors.lost)
+        before = visitors.generations["1"]
+        wait_until(lambda: visitors.generations["1"] > before + 100)
+
+    assert ran.code == 3
+    assert ran.error["what"].startswith(
+        "generation 2 (release bad) was taken back: behind the web server it was ended by signal 9"
+    )
+    assert "generation 2 (release bad) was stopped" in ran.error["state"]
+    assert len(visitors.lost) == lost, "after it was taken back nobody loses anything"
+    assert "2" not in visitors.generations
+    assert os.readlink(site.root / "current") == "releases/r1"
+    site.assert_only(old)
+
+
+def test_one_that_crashes_once_it_serves_is_started_again_and_whoever_waits_is_answered(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first()
+    assert site.swap().code == 0
+    crashed = site.pid()
+    for pid in site.processes():
+        os.kill(pid, signal.SIGSTOP)  # so that there are requests that wait
+    waiting = [in_background(site.get, timeout=60) for _ in range(5)]
+    wait_until(lambda: unixsockets.connections(site.serving().socket).queued == 5)
+    os.kill(crashed, signal.SIGKILL)
+    for pid in site.processes():
+        os.kill(pid, signal.SIGCONT)
+
+    assert [(one.result().status, one.result().headers["x-generation"]) for one in waiting] == [
+        (200, "2")
+    ] * 5
+    assert site.pid() != crashed
+    site.assert_only(site.serving())
+
+
+def test_one_that_leaks_its_listener_to_a_child_and_is_not_ready_is_stopped_with_the_child(
+    site: Site,
+) -> None:
+    old = site.first()
+    running = set(site.processes())
+    site.release("bad", env={"LEAK": "600", "STATUS": "500"}, start_timeout=1)
+
+    with Visitors(site, count=3) as visitors:
+        ran = site.swap("--release", "bad")
+
+    assert ran.code == 3
+    assert visitors.lost == []
+    assert set(site.processes()) == running
+    site.assert_only(old)
+
+
+def test_one_that_leaked_its_listener_to_a_child_is_swapped_as_any_other(site: Site) -> None:
+    """Requests that come to such a listener when its application is gone would wait for ever."""
+    site.first(env={"LEAK": "600"})
+    site.release("r2")
+    assert len(site.processes()) == 3
+    with Visitors(site, count=3) as visitors:
+        for release in ("r2", "r1", "r2"):
+            assert site.swap("--release", release).code == 0
+    assert visitors.lost == []
+    assert len(site.processes()) == 2
+    site.assert_only(site.serving())
+
+
 # -- the old generation --------------------------------------------------------------------------------
 
 
@@ -134,8 +212,8 @@ def test_an_old_one_that_is_stopped_keeps_its_requests_until_it_goes_on(
     site.assert_only(site.serving())
 
 
-def test_an_old_one_that_is_stopped_and_idle_is_ended(site: Site) -> None:
-    shorten(site, "direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 0.3")
+def test_an_old_one_that_is_stopped_and_idle_is_ended_at_once(site: Site) -> None:
+    shorten(site, "direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 600.0")
     site.first()
     for pid in site.processes():
         os.kill(pid, signal.SIGSTOP)
@@ -312,7 +390,110 @@ def test_without_a_current_release_it_says_which_one_to_name(site: Site, target:
 def site_is_as_before(site: Site, generation: int) -> None:
     assert site.serving().generation == generation
     assert site.generation() == generation
-    assert site.applications() == {site.serving().pid}
+    assert site.generations() == {site.serving().pid}
+
+
+@pytest.mark.parametrize("listen", ["fd0", "path"])
+def test_stale_sockets_are_in_nobodys_way_and_go(site: Site, listen: str) -> None:
+    """Of a generation whose record is lost, of one that is to come, and of an unfinished rename."""
+    site.first(listen=listen)
+    run = site.host.run_dir
+    for name in ("app.2.sock", "app.7.sock", ".app.sock.123"):
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(run / name))
+    (run / "app.3.d").mkdir()
+    (run / ".app.9.json.x").write_text("{")
+
+    with Visitors(site, count=2) as visitors:
+        ran = site.swap()
+        assert ran.code == 0
+        wait_until(lambda: visitors.generations[str(ran.json["generation"])])
+
+    assert visitors.lost == []
+    assert set(os.listdir(run)) - {"swap.lock", "generation"} == site.files()
+    site.assert_only(site.serving())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another account")
+@pytest.mark.parametrize(("owner", "mode"), [(33, 0o755), (0, 0o777), (0, 0o775), (0, 0o700)])
+def test_a_socket_directory_of_a_wrong_owner_or_mode_is_refused_and_told(
+    make_site: Callable[..., Site], owner: int, mode: int
+) -> None:
+    """Whoever writes there leads visitors where he likes; and the web server has to get in."""
+    site = make_site(unprivileged=True)
+    old = site.first()
+    run = site.host.run_dir
+    with Visitors(site, count=2) as visitors:
+        os.chown(run, owner, owner)
+        run.chmod(mode | 0o001)  # visitors get in until they are counted no more
+        wait_until(lambda: visitors.answered > 50)
+        refused = [site.swap()] if mode & 0o001 else []
+    run.chmod(mode)
+    refused.append(site.swap())
+    for ran in refused:
+        assert (ran.code, ran.error["state"], ran.error["next"]) == (2, "nothing was changed", "fab setup")
+        assert ran.error["what"] == f"{run} belongs to uid {owner} and has mode {mode:o}, not uid 0 and 755"
+    assert visitors.lost == []
+
+    os.chown(run, 0, 0)
+    run.chmod(0o755)
+    site_is_as_before(site, old.generation)
+    assert site.swap().code == 0
+    site.assert_only(site.serving())
+
+
+# -- a full disk -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_on_a_full_disk_the_site_stays_as_it_is_and_the_message_says_so(
+    make_site: Callable[..., Site],
+) -> None:
+    """With a page more each time, until there is room for a swap."""
+    site = make_site()
+    with small_disk(site) as leave:
+        old = site.first()
+        codes = []
+        with Visitors(site, count=2) as visitors:
+            for pages in range(40):
+                leave(pages)
+                ran = site.swap()
+                codes.append(ran.code)
+                if ran.code == 0:
+                    break
+                assert ran.code == 3, (pages, ran)
+                assert "No space left on device" in ran.error["what"], (pages, ran)
+                assert ran.error["state"] == "generation 1 (release r1) serves, as before"
+                assert ran.error["next"].startswith("make room (df -h; df -i)")
+                site_is_as_before(site, old.generation)
+                site.assert_only(old)
+        assert visitors.lost == []
+        assert len(codes) > 2
+        leave(1000)
+        assert site.swap().code == 0
+        site.assert_only(site.serving())
+
+
+@contextlib.contextmanager
+def small_disk(site: Site) -> Iterator[Callable[[int], None]]:
+    """Let the site's root be a disk of its own; what is given leaves so many pages of 4096 bytes on it."""
+    root = site.root
+    filler = root / "filler"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs", str(root)], check=True)
+    try:
+        for name in ("releases", "shared", "run", "log", "state", "migrations"):
+            (root / name).mkdir()
+
+        def leave(pages: int) -> None:
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            os.truncate(filler, max(0, filler.stat().st_size - 4096 * pages))
+
+        yield leave
+    finally:
+        site.__exit__()
+        subprocess.run(["umount", str(root)], check=True)
 
 
 def shorten(site: Site, module: str, line: str, shorter: str) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 # What a program does to files, sockets and processes.
 STEPS = "rename,symlink,unlink,mkdir,rmdir,bind,listen,chmod,chown,clone,vfork,kill"
 # Those of its calls that a full disk may refuse.
-WRITES = "write,pwrite64,fsync,rename,symlink,mkdir,bind"
+WRITES = "write,pwrite64,ftruncate,rename,symlink,mkdir,bind"
 
 
 class Call(NamedTuple):
