@@ -1,8 +1,9 @@
-"""A host of a fleet whose application is swapped: set up by `fab setup`, releases put there by hand."""
+"""Hosts of a fleet whose application is swapped: set up by `fab setup`, releases put there by hand."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,39 +11,31 @@ from typing import Any
 
 from tests.fleet.fleet import Fleet
 from tests.fleet.hosts import Host
+from tests.support import load
 from tests.support.runtimes import Runtime
 from tests.support.webhost import Ran
 
 APPLICATION = "guestbook"
 ROOT = f"/srv/{APPLICATION}"
 TOOLS = f"/usr/local/lib/deploytools/{APPLICATION}"
-FABRIC_YAML = """\
-tasks: {{executor_class: deploytools.executor.OnceExecutor}}
-deploy:
-  application: {application}
-  hosts: {hosts}
-  ssh_config: {ssh_config}
-  app: {{command: {command}, listen: {listen}, manager: {manager}, env: {env}}}
-  health: {{path: {path}}}
-  webserver: {{document_root: {document_root}}}
-"""
+# What the runtimes of tests/support/runtimes take on a host that has php-cgi.
+PACKAGES = ["php-fpm", "libfcgi-perl", "libfcgi-bin", "uwsgi-core", "uwsgi-plugin-python3"]
 
 
-def set_up(fleet: Fleet, runtime: Runtime, *, listen: str = "fd0", manager: str = "auto") -> None:
-    """Let all hosts of the fleet, and its operator, be there for an application of this runtime."""
-    settings = {
+def set_up(fleet: Fleet, runtime: Runtime, **app: Any) -> None:
+    """Set up all hosts of the fleet for an application of this runtime, with these keys in `app`."""
+    deploy = {
         "application": APPLICATION,
         "hosts": [f"deploy@{host.name}" for host in fleet],
         "ssh_config": str(fleet.ssh_config),
-        "command": runtime.commands[listen],
-        "listen": listen,
-        "manager": manager,
-        "env": dict(runtime.env),
-        "path": runtime.script or "/",
-        "document_root": runtime.document_root,
+        "source": {"path": "app"},
+        "app": {"command": runtime.commands[app.get("listen", "fd0")], "env": dict(runtime.env), **app},
+        "health": {"path": runtime.script or "/"},
+        "webserver": {"document_root": runtime.document_root},
     }
-    told = FABRIC_YAML.format(**{name: json.dumps(value) for name, value in settings.items()})
-    (fleet.operator.directory / "fabric.yaml").write_text(told)
+    # JSON is YAML.
+    content = {"tasks": {"executor_class": "deploytools.executor.OnceExecutor"}, "deploy": deploy}
+    (fleet.operator.directory / "fabric.yaml").write_text(json.dumps(content))
     fleet.operator.fab("setup", "--as-user", "root", "--yes")
 
 
@@ -51,23 +44,31 @@ class SwapHost:
 
     def __init__(self, host: Host, runtime: Runtime) -> None:
         self.host, self.runtime = host, runtime
+        programs = host.run("ls /usr/sbin | grep ^php-fpm || true").stdout.split()
+        self._php_fpm = programs[0] if programs else "php-fpm"
 
     @property
     def address(self) -> tuple[str, int]:
         return (self.host.address, 80)
 
-    def release(self, name: str, **changes: Any) -> None:
+    def release(self, name: str, *, listen: str = "fd0", **changes: Any) -> None:
         """A release of the runtime's application; see Runtime.release."""
+        command = re.sub(r"php-fpm\d[\d.]*", self._php_fpm, self.runtime.commands[listen])
         with tempfile.TemporaryDirectory() as directory:
             tree = Path(directory) / name
-            self.runtime.release(tree, **changes)
-            self.put(tree, f"{ROOT}/releases/{name}")
-        self.host.run(["chown", "-R", "deploy:", f"{ROOT}/releases/{name}"])
-
-    def put(self, tree: Path, path: str) -> None:
-        """Copy a directory of this machine to that path of the host."""
-        shutil.copytree(tree, Path(f"/proc/{self.host.leader}/root{path}"))
+            self.runtime.release(tree, listen=listen, **{"command": command, **changes})
+            place = f"{ROOT}/releases/{name}"
+            self.host.run(["rm", "-rf", place])
+            shutil.copytree(tree, Path(f"/proc/{self.host.leader}/root{place}"))
+        self.host.run(["chown", "-R", "deploy:", place])
 
     def swap(self, *arguments: str) -> Ran:
-        done = self.host.run([f"{TOOLS}/swap", *arguments, "--json"], check=False, timeout=120)
+        done = self.host.run([f"{TOOLS}/swap", *arguments, "--json"], check=False, timeout=200)
         return Ran(done.returncode, done.stdout, done.stderr, json.loads(done.stdout or "{}"))
+
+    def generation(self) -> int:
+        """The one that answers a visitor."""
+        return int(self.host.get(f"{self.runtime.script}/").headers["x-generation"])
+
+    def visitors(self, count: int = 4, **options: Any) -> load.Visitors:
+        return load.Visitors(self.address, script=self.runtime.script, count=count, **options)

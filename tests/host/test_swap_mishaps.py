@@ -83,7 +83,7 @@ def wait_for_the_flip(site: Site, generation: int) -> None:
 
 def test_one_that_crashes_when_the_public_comes_is_taken_back_at_once(site: Site) -> None:
     """The requests that it has in hand are lost, and those of the moment until it is noticed."""
-    shorten(site, "barrier.py", "BAD_ANSWERS_FOR = 4.0", "BAD_ANSWERS_FOR = 600.0")
+    site.tune("barrier.py", "BAD_ANSWERS_FOR = 4.0", "BAD_ANSWERS_FOR = 600.0")
     old = site.first()
     site.release("bad", env={"CRASH_BEHIND_WEB": "1"})
 
@@ -178,7 +178,7 @@ def test_a_long_request_in_the_old_one_holds_up_its_end_and_nothing_else(
 
 
 def test_an_old_one_that_ignores_sigterm_is_ended_once_nobody_is_in_it(site: Site) -> None:
-    shorten(site, "direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 0.3")
+    site.tune("direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 0.3")
     site.first(env={"IGNORE_TERM": "1"})
     with Visitors(site, count=3) as visitors:
         ran = site.swap()
@@ -213,7 +213,7 @@ def test_an_old_one_that_is_stopped_keeps_its_requests_until_it_goes_on(
 
 
 def test_an_old_one_that_is_stopped_and_idle_is_ended_at_once(site: Site) -> None:
-    shorten(site, "direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 600.0")
+    site.tune("direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 600.0")
     site.first()
     for pid in site.processes():
         os.kill(pid, signal.SIGSTOP)
@@ -494,11 +494,3 @@ def small_disk(site: Site) -> Iterator[Callable[[int], None]]:
     finally:
         site.__exit__()
         subprocess.run(["umount", str(root)], check=True)
-
-
-def shorten(site: Site, module: str, line: str, shorter: str) -> None:
-    """Let the host programs of this site wait for less than on a real host."""
-    path = site.host.tools / "hostlib" / module
-    text = path.read_text()
-    assert line in text
-    path.write_text(text.replace(line, shorter))

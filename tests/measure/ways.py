@@ -129,7 +129,7 @@ def main() -> int:
         set_up(fleet, php)
         swaphost = SwapHost(fleet.hosts[0], php)
         host = swaphost.host
-        for manager in ("direct",):
+        for manager in ("systemd", "direct"):
             swaphost.release(manager, manager=manager)
         plain(swaphost)
 
@@ -138,7 +138,8 @@ def main() -> int:
             assert ran.code == 0, ran
 
         ways = [
-            Way("swap (direct)", 80, lambda: swap("direct"), lambda: swap("direct")),
+            Way("swap, systemd", 80, lambda: swap("systemd"), lambda: swap("systemd")),
+            Way("swap, direct", 80, lambda: swap("direct"), lambda: swap("direct")),
             Way("restart", 8001, lambda: host.run(["systemctl", "restart", "restarted"])),
             Way("respawn", 8002, lambda: host.run(["respawn"])),
             Way("reload", 8003, lambda: host.run(["systemctl", "reload", fpm(host)])),
