@@ -234,12 +234,15 @@ def _why_restart(file: Path, printed: str, told: Callable[[str], str]) -> str:
     if tested.returncode == 0:
         return ""
     said = told(_without_times(tested.stdout + tested.stderr)).splitlines() or ["it says nothing"]
-    return f"{account.pw_name} can't read it: {said[-1]}"
+    return f"{account.pw_name} can't read it: {said[0]}"
 
 
 def _lighttpd(option: str, file: Path, user: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["lighttpd", option, "-f", str(file)],
+        # As systemd starts it: a shell that it runs reads no start-up file of whoever logged in.
+        env={"PATH": os.environ.get("PATH", os.defpath)},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",

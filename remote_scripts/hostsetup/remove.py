@@ -93,9 +93,10 @@ def apply(bundle: Bundle, wanted: Plan) -> list[str]:
     config = wanted.config
     swapping = generations.one_swap_at_a_time(config) if config.run.is_dir() else contextlib.nullcontext()
     with swapping:
-        _disable(wanted.units)
+        _start_no_more(wanted.units)
         remarks, seen = _out_of_lighttpd(bundle, wanted)
         _stop(config, wanted.running, bundle.drain)
+        _remove_units(wanted.units)
         for path in wanted.others:
             if not seen and path == maintstate.lua_file(config):
                 again = "fab setup --remove again takes it away"
@@ -240,10 +241,15 @@ def _holds_files(directory: Path) -> bool:
 # -- how -----------------------------------------------------------------------------------------------
 
 
-def _disable(units: list[Path]) -> None:
+def _start_no_more(units: list[Path]) -> None:
+    """Whatever starts the application after a reboot. The other units still run what is to be stopped."""
     for path in units:
-        if path.name.endswith(".service") and not path.is_symlink():
+        if path.parent.name.endswith(".wants"):
             subprocess.run(["systemctl", "stop", path.name], capture_output=True, check=False)
+            path.unlink(missing_ok=True)
+
+
+def _remove_units(units: list[Path]) -> None:
     for path in units:
         path.unlink(missing_ok=True)
     if units:

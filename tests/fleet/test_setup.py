@@ -4,65 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fleet import Fleet, Host
+from tests.fleet import Fleet
+from tests.fleet.setuphost import AS_ROOT, PAGE, REMOVE, ROOT, TOOLS, listing, serve, settings, visitors
 
 pytestmark = pytest.mark.fleet(2, suites=("bookworm", "trixie"))
-
-ROOT, TOOLS = "/srv/guestbook", "/usr/local/lib/deploytools/guestbook"
-AS_ROOT = ("setup", "--as-user", "root", "--yes")
-REMOVE = (*AS_ROOT, "--remove")
-# What a host changes by itself: mounts, logs, what systemd and journald keep.
-VOLATILE = "/proc /sys /run /dev /tmp /var/tmp /var/log /var/lib/systemd"
-PAGE = '<?php usleep((int) ($_GET["ms"] ?? 0) * 1000); echo "the page";\n'
-
-
-def listing(host: Host) -> list[str]:
-    """Every file of a host with owner, mode and size, and the content of those that a set-up could change."""
-    prune = "-path " + " -o -path ".join(VOLATILE.split())
-    told = host.run(
-        f"find / -xdev \\( {prune} \\) -prune -o -type d -printf '%p %y %u:%g %m\\n'"
-        " -o -printf '%p %y %u:%g %m %s %l\\n' | sort;"
-        " find /etc /srv /usr/local /home /opt -xdev -type f -exec sha256sum {} + | sort"
-    )
-    return told.stdout.splitlines()
-
-
-def settings(fleet: Fleet, **changes: Any) -> None:
-    """Write fabric.yaml for a site of PHP pages, with `changes` to `deploy`."""
-    deploy = {
-        "application": "guestbook",
-        "hosts": [f"deploy@{host.name}" for host in fleet],
-        "ssh_config": str(fleet.ssh_config),
-        "app": {"command": "/usr/bin/php-cgi", "env": {"PHP_FCGI_CHILDREN": "8"}},
-        "health": {"path": "/index.php"},
-        **changes,
-    }
-    deploy["webserver"] = {"document_root": "public", **changes.get("webserver", {})}
-    told = {"tasks": {"executor_class": "deploytools.executor.OnceExecutor"}, "deploy": deploy}
-    (fleet.operator.directory / "fabric.yaml").write_text(json.dumps(told))  # JSON is YAML, too
-
-
-def serve(host: Host) -> None:
-    """Put a release on a host by hand and have it serve."""
-    release = f"{ROOT}/releases/r1"
-    host.run(["install", "-d", "-o", "deploy", "-g", "deploy", release, f"{release}/public"])
-    host.write(f"{release}/public/index.php", PAGE)
-    app = {"command": "/usr/bin/php-cgi", "env": {"PHP_FCGI_CHILDREN": "8"}}
-    host.write(
-        f"{release}/.deploytools.json",
-        json.dumps({"id": "r1", "app": app, "health": {"path": "/index.php"}, "migrate": None}),
-    )
-    host.run([f"{TOOLS}/swap", "--release", "r1"])
 
 
 @pytest.fixture(scope="module")
@@ -85,31 +35,6 @@ def prepared(removed: None, fleet: Fleet) -> Fleet:
     """Hosts that were set up."""
     fleet.operator.fab(*AS_ROOT)
     return fleet
-
-
-@contextmanager
-def visitors(host: Host, path: str, *, site: str | None = None) -> Iterator[Counter[str]]:
-    """People who ask for a page, each time on a connection of their own, until the block is left."""
-    seen: Counter[str] = Counter()
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            try:
-                reply = host.get(path, headers={"Host": site or host.address})
-                seen["the page" if reply.status == 200 and reply.text == "the page" else str(reply)] += 1
-            except (OSError, HTTPException) as error:
-                seen[repr(error)] += 1
-
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 @pytest.mark.usefixtures("removed")
