@@ -138,7 +138,7 @@ def test_what_could_not_be_migrated_can_not_be_armed(noting: WebHost) -> None:
     ran = arm(noting, target="other")
     assert (ran.code, ran.json["unchanged"]) == (3, True)
     assert "needs revision b, not other" in ran.error["what"]
-    assert (runners_of(noting), left(noting)) == ([], [])
+    wait_until(lambda: (runners_of(noting), left(noting)) == ([], []), what="nothing is left")
 
 
 def test_one_that_was_armed_for_another_target_is_not_used(noting: WebHost) -> None:
