@@ -12,7 +12,6 @@ It imports as little as it can, because every swap waits for it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import pwd
@@ -78,6 +77,8 @@ class Supervisor:
         self.ended: str | None = None
         self.asked_to_end = False
         os.set_inheritable(life, False)
+        import ctypes  # which swap, importing `how_it_ended`, does without
+
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         signal.signal(signal.SIGTERM, self.end)
 

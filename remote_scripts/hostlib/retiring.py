@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from hostlib import generations, systemd, unixsockets
 from hostlib.account import Account, count
 from hostlib.generations import DRAINING, SERVING, STARTING, WARM, Record
+from hostlib.links import Links
 from hostlib.managers import Managers
 from hostlib.manifest import App
 from hostlib.program import TOOLS, UNFINISHED, Config, Failure
+
+TAKE_BACK_TIMEOUT = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,15 @@ class Retiring:
                 exit_code=UNFINISHED,
             ) from error
 
-    def drain_and_stop(self, new: Record, app: App) -> str:
-        """`new`, which the web server was led away from again; return what became of it."""
+    def take_back(self, new: Record, way_back: Links, app: App) -> str:
+        """Lead the web server back, and stop `new` once no request is in it; return what became of it."""
+        from hostlib import web
+
+        way_back.set(self.config)
+        try:
+            web.prove(self.config, lambda _: True, timeout=TAKE_BACK_TIMEOUT)
+        except Failure:
+            return f"{new} was kept, as not every worker answers; the next swap stops it"
         new = new.noted(self.config, state=DRAINING)
         if left := unixsockets.wait_idle(new.socket, app.drain_timeout).total:
             return f"{new} was kept, as it has {count(left)}; the next swap stops it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -99,7 +98,7 @@ def test_sigterm_is_passed_on_and_everything_ends_without_a_trace(site: Site) ->
 @pytest.mark.parametrize("away", ["setsid sleep 60", "sh -c 'setsid setsid sleep 60 & exit'"])
 def test_a_process_that_leaves_its_session_ends_with_its_generation(site: Site, away: str) -> None:
     record = start(site, "sh", "-c", f"{away} & while :; do sleep 0.05; done")
-    wait_until(lambda: any("sleep 60" in command for command in commands(site)))
+    wait_until(lambda: any("sleep 60" in command for command in site.commands()))
 
     stop(site, record)
 
@@ -278,11 +277,3 @@ def test_a_supervisor_costs_no_processor_time_and_holds_nothing_but_the_socket_a
     }
     assert str(site.host.run_dir / f"app.{record.generation}.life") not in inherited
     stop(site, record)
-
-
-def commands(site: Site) -> list[str]:
-    found = []
-    for pid in site.processes():
-        with contextlib.suppress(OSError):
-            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found

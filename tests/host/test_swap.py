@@ -556,6 +556,93 @@ def test_of_two_swaps_at_once_the_second_is_sent_away(site: Site) -> None:
     site.assert_only(site.serving())
 
 
+# -- after a reboot ---------------------------------------------------------------------------------------
+
+
+def pull_the_plug(site: Site) -> None:
+    """All processes are gone at once, and their sockets lie around."""
+    kill(*(record.pid for record in site.records() if record.pid))
+    while left := site.processes():
+        kill(*left)
+
+
+def test_after_a_reboot_the_serving_generation_is_started_again_under_its_number(site: Site) -> None:
+    old = site.first()
+    site.release("r2", soak_time=600)
+    site.swap("--release", "r2")
+    pull_the_plug(site)
+
+    ran = site.swap("--boot")
+
+    assert (ran.code, ran.json["changed"], ran.json["generation"]) == (0, True, 2), ran
+    assert ran.json["stopped"] == [old.generation], "the warm one doesn't come back"
+    assert site.generation() == 2
+    site.assert_only(site.serving())
+    again = site.swap("--boot")
+    assert (again.code, again.json["changed"], again.json["generation"]) == (0, False, 2)
+
+
+def test_after_a_reboot_its_socket_is_there_before_the_web_server_is_let_go(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first(env={"START_DELAY": "3"})
+    pull_the_plug(site)
+    notified = site.root / "notified"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+        notices.bind(str(notified))
+        notices.settimeout(60)
+        booting = in_background(site.swap, "--boot", NOTIFY_SOCKET=str(notified))
+
+        assert notices.recv(100) == b"READY=1"
+
+        assert not booting.done(), "it goes on to see it healthy"
+        assert site.host.get("/").status == 200, "a visitor waits in the socket"
+    assert booting.result().code == 0
+
+
+def test_a_reboot_between_the_two_renames_of_a_flip_ends_with_what_served(site: Site) -> None:
+    site.first()
+    site.release("r2")
+    pull_the_plug(site)
+    (site.root / "current").unlink()
+    (site.root / "current").symlink_to("releases/r2")
+
+    assert site.swap("--boot").json["release"] == "r1"
+    assert os.readlink(site.root / "current") == "releases/r1"
+    site.assert_only(site.serving())
+
+
+def test_one_that_does_not_get_healthy_after_a_reboot_is_replaced_by_a_new_generation(site: Site) -> None:
+    broken = site.root / "broken"
+    site.first(
+        command=f"sh -c 'test ! -e {broken} || exec sleep 600; exec {site.runtime.commands['fd0']}'",
+        start_timeout=5,
+        drain_timeout=0.1,
+    )
+    pull_the_plug(site)
+    broken.touch()
+    # It is mended while `swap` waits.
+    booting = site.host.start("swap", "--boot")
+    wait_until(lambda: any("sleep" in command for command in site.commands()), what="it hangs")
+    broken.unlink()
+
+    told = json.loads(booting.communicate()[0])
+
+    assert (booting.returncode, told["generation"]) == (7, 2)
+    assert [one["generation"] for one in told["kept"]] == [1], "a request waits in it: the one that asked"
+    assert site.generation() == 2
+    # Whoever waits in the socket of one that hangs is answered by the process that comes after it.
+    os.kill(site.pid(site.records()[0]), signal.SIGKILL)
+    wait_until(lambda: not unixsockets.connections(site.records()[0].socket).total)
+    assert site.swap("--reap").json["stopped"] == [1]
+    site.assert_only(site.serving())
+
+
+def test_a_host_where_nothing_was_deployed_boots_without_a_word_too_many(site: Site) -> None:
+    ran = site.swap("--boot")
+    assert (ran.code, ran.error["what"]) == (2, f"{site.root / 'current'} leads to no release")
+
+
 # -- what it runs, and as whom ----------------------------------------------------------------------------
 
 

@@ -138,6 +138,14 @@ class Site:
         """Every living process that works below the root: applications, and timers of `swap`."""
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_ours(pid)]
 
+    def commands(self) -> list[str]:
+        """The command lines of those processes."""
+        found = []
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
     def generations(self) -> set[int]:
         """The first processes of the generations that run: a supervisor has no parent below the root."""
         found = {
