@@ -185,7 +185,7 @@ class Remote:
         if channel is None:
             return None
         try:
-            return channels.read_line(channel, time.monotonic() + GRACE)
+            return channels.read_line(channel, time.monotonic() + command.timeout)
         except (channels.TimeUp, *BROKEN):
             return None
 
