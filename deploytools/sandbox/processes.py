@@ -104,7 +104,7 @@ def _line(pid: int, processes: Mapping[int, Process]) -> Iterator[int]:
 
 
 def _generations(layout: Layout, processes: Mapping[int, Process]) -> Iterator[int]:
-    """The processes that the application's generation records name, see hostlib/generations.py."""
+    """The processes that the application's generation records name, see hostlib/swapping/generations.py."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     for path in (layout.application / "run").glob("app.*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

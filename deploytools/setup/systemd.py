@@ -1,6 +1,6 @@
 """The systemd units of an application: what runs its generations, also after a reboot.
 
-deploytools-APP@.socket, @.service   a pair per generation: see remote_scripts/hostlib/systemd.py
+deploytools-APP@.socket, @.service   a pair per generation: see remote_scripts/hostlib/swapping/systemd.py
 deploytools-APP.service              after a reboot
 """
 
@@ -52,7 +52,7 @@ TriggerLimitIntervalSec=0
 
 def service_template(settings: Settings) -> str:
     """The application of one generation; `systemctl edit` limits and sandboxes it."""
-    runner = f"{settings.tools_dir}/current/hostlib/generation_runner.py"
+    runner = f"{settings.tools_dir}/current/hostlib/swapping/generation_runner.py"
     return f"""{_written_by(settings)}[Unit]
 Description={settings.application}: generation %i
 RequiresMountsFor={settings.root}

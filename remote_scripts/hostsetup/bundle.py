@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostlib.maintscript import UP
 from hostlib.program import Config
+from hostlib.switch.maintscript import UP
 
 
 class Refused(Exception):

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostlib import maintenance, web
 from hostlib.program import Config, Failure, drop_to
+from hostlib.switch import maintenance
+from hostlib.webserver import web
 
 from hostsetup.bundle import Refused
 

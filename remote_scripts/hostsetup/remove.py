@@ -16,11 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostlib import deploylock, generations, maintstate, migration_runs, unixsockets
-from hostlib.account import count
-from hostlib.generations import Record
-from hostlib.managers import Managers
+from hostlib.migrating import migration_runs
 from hostlib.program import BUSY, IN_MAINTENANCE, UNFINISHED, Config, Failure
+from hostlib.runs import deploylock
+from hostlib.swapping import generations, unixsockets
+from hostlib.swapping.account import count
+from hostlib.swapping.generations import Record
+from hostlib.swapping.managers import Managers
+from hostlib.switch import maintstate
 
 from hostsetup import bundle as bundles
 from hostsetup import install, lighttpd, placing, trust, versions

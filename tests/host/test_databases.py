@@ -20,8 +20,8 @@ from tests.support.databases import Database, MariaDB, PostgreSQL
 from tests.support.django_project import DjangoProject
 from tests.support.webhost import Ran, WebHost, wait_until  # isort: split
 
-from hostlib.adapter_engines import milliseconds, take
 from hostlib.locking import held
+from hostlib.migrating.adapter_engines import milliseconds, take
 
 TOLD = "create table told as select current_setting('application_name') as name,"
 TOLD += (

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib import generations, unixsockets
-from hostlib.direct import Direct
-from hostlib.generations import Life, Record
-from hostlib.managers import Managers
-from hostlib.manifest import App
+from hostlib.releasing.manifest import App
+from hostlib.swapping import generations, unixsockets
+from hostlib.swapping.direct import Direct
+from hostlib.swapping.generations import Life, Record
+from hostlib.swapping.managers import Managers
 
 from tests.support.swapsite import Site
 from tests.support.webhost import end, wait_until

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib.unixsockets import connections
+from hostlib.swapping.unixsockets import connections
 
 from tests.support.barehost import AlembicProject, bare_host, make_current, put_generation, put_release
 from tests.support.examined import failed, the

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from hostlib import draining, maintenance
 from hostlib.program import DONE, FAILED, IN_MAINTENANCE
+from hostlib.switch import draining, maintenance
 
 from tests.support.webhost import WebHost, read_reply, wait_until
 

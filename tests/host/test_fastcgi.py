@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hostlib import fastcgi
-from hostlib.fastcgi import BadAnswer
+from hostlib.swapping import fastcgi
+from hostlib.swapping.fastcgi import BadAnswer
 
 from tests.support.runtimes import HERE
 from tests.support.webhost import end

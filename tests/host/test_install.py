@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib import maintscript
+from hostlib.switch import maintscript
 
 from tests.support.ground import ME, Ground, of_an_older_toolkit, paths
 from tests.support.webhost import REMOTE_SCRIPTS

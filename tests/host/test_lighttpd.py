@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib import lighttpd
-from hostlib.lighttpd import Condition, Configuration
 from hostlib.program import Failure
+from hostlib.webserver import lighttpd
+from hostlib.webserver.lighttpd import Condition, Configuration
 
 from tests.support.webhost import REMOTE_SCRIPTS  # noqa: F401 - it makes hostlib importable
 

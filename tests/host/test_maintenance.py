@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostlib import maintenance, maintscript, web
 from hostlib.program import BUSY, DONE, FAILED, IN_MAINTENANCE, USAGE, Failure
+from hostlib.switch import maintenance, maintscript
+from hostlib.webserver import web
 
 from tests.support.load import Load
 from tests.support.switching import (

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostlib import maintscript, web
 from hostlib.program import DONE, FAILED, USAGE, Failure
+from hostlib.switch import maintscript
+from hostlib.webserver import web
 
 from tests.support.certificates import self_signed
 from tests.support.switching import lua, switch_down, switch_up

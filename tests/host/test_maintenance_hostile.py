@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from hostlib import maintenance, maintscript
 from hostlib.program import DONE, FAILED, IN_MAINTENANCE, Failure
+from hostlib.switch import maintenance, maintscript
 
 from tests.support.switching import (
     TOKEN,

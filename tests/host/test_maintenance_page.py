@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostlib import maintenance, maintscript
 from hostlib.program import DONE
+from hostlib.switch import maintenance, maintscript
 
 from tests.support.switching import (
     files,
@@ -212,7 +212,8 @@ class TestTheBypass:
         script = f"""
 import os, sys
 sys.path.insert(0, {str(site.tools)!r})
-from hostlib import maintenance, program
+from hostlib import program
+from hostlib.switch import maintenance
 config = program.load_config()
 os.setgid(65534); os.setuid(65534)
 print(maintenance.read_state(config).as_result())

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hostlib import maintenance
 from hostlib.program import BUG, DONE, FAILED, IN_MAINTENANCE
+from hostlib.switch import maintenance
 
 from tests.support.barehost import compiled
 from tests.support.switching import files, is_app, is_page, lua, luac, switch_down, switch_up

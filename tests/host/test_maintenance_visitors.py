@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import pytest
-from hostlib import maintenance, maintscript
+from hostlib.switch import maintenance, maintscript
 
 from tests.support.certificates import self_signed
 from tests.support.http2 import Http2

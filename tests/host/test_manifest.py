@@ -7,9 +7,9 @@ import os
 from typing import Any
 
 import pytest
-from hostlib import manifest
-from hostlib.manifest import App, Health
 from hostlib.program import USAGE, Config, Failure
+from hostlib.releasing import manifest
+from hostlib.releasing.manifest import App, Health
 
 from tests.support.webhost import WebHost
 

@@ -163,7 +163,7 @@ def test_if_it_was_killed_meanwhile_another_one_is_started(noting: WebHost, whom
 
 
 def test_one_that_hangs_is_stopped_for_good_before_another_one_is_started(noting: WebHost) -> None:
-    constants = noting.tools / "hostlib" / "migration_runs.py"
+    constants = noting.tools / "hostlib" / "migrating" / "migration_runs.py"
     text = constants.read_text()
     assert "\nBEGINNING = 30\n" in text
     constants.write_text(text.replace("\nBEGINNING = 30\n", "\nBEGINNING = 1\n"))
@@ -191,7 +191,7 @@ def test_what_a_reboot_leaves_of_it_is_removed(noting: WebHost) -> None:
 
 
 def test_one_that_is_too_old_ends_by_itself(noting: WebHost) -> None:
-    constants = noting.tools / "hostlib" / "migration_runner.py"
+    constants = noting.tools / "hostlib" / "migrating" / "migration_runner.py"
     text = constants.read_text()
     assert "\nARMED_FOR = 900\n" in text
     constants.write_text(text.replace("\nARMED_FOR = 900\n", "\nARMED_FOR = 0.2\n"))

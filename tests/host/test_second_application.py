@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib import maintenance
 from hostlib.program import DONE
+from hostlib.switch import maintenance
 
 from tests.support.manysites import SharingHost, sites
 from tests.support.switching import is_page, lua, switch_down, switch_up, token

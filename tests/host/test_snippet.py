@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostlib import maintscript
+from hostlib.switch import maintscript
 
 from deploytools.setup import lighttpd as lighttpd_conf
 from tests.support.site import free_port, wait_for

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib import generations, unixsockets
+from hostlib.swapping import generations, unixsockets
 
 from tests.support.runtimes import RUNTIMES
 from tests.support.swapsite import Site, Visitors

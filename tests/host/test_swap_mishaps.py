@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from hostlib import unixsockets
+from hostlib.swapping import unixsockets
 
 from tests.support.runtimes import RUNTIMES, STREAMED
 from tests.support.swapsite import Site, Visitors
@@ -307,7 +307,9 @@ def test_what_waits_in_a_full_queue_is_answered_by_the_old_one_and_the_new_one_h
     old = site.first(listen="path", env=narrow, drain_timeout=60)
     site.release("wide")
     go_on = site.host.base / "released"
-    held = [in_background(site.get, f"/until?{go_on}", timeout=60) for _ in range(8)]
+    held = [in_background(site.get, f"/until?{go_on}", timeout=60)]
+    wait_until(lambda: unixsockets.connections(old.socket).accepted == 1, what="it works at the first")
+    held += [in_background(site.get, f"/until?{go_on}", timeout=60) for _ in range(7)]
     wait_until(lambda: unixsockets.connections(old.socket).queued == 2, what="the queue is full")
     wait_until(lambda: sum(one.done() for one in held) == 5, what="the others are turned away")
     assert {one.result().status for one in held if one.done()} == {500}

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hostlib import unixsockets
-from hostlib.unixsockets import PAUSE, Connections, connections, wait_idle
+from hostlib.swapping import unixsockets
+from hostlib.swapping.unixsockets import PAUSE, Connections, connections, wait_idle
 
 
 class Listener:

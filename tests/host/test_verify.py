@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 
 import pytest
-from hostlib import maintscript
 from hostlib.program import DONE, FAILED, IN_MAINTENANCE, USAGE
+from hostlib.switch import maintscript
 
 from tests.support.webhost import WebHost
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostlib import web
 from hostlib.program import USAGE, Failure
+from hostlib.webserver import web
 
 from tests.support.certificates import self_signed
 from tests.support.webhost import REMOTE_SCRIPTS, WebHost, children, free_port, wait_until
@@ -189,7 +189,7 @@ class TestProve:
 import os, sys
 sys.path.insert(0, {str(REMOTE_SCRIPTS)!r})
 import encodings.idna  # while we may read wherever Python is installed
-from hostlib import web
+from hostlib.webserver import web
 from hostlib.program import Config
 from pathlib import Path
 os.setgid(65534); os.setuid(65534)

@@ -24,7 +24,7 @@ from tests.support.webhost import Reply, WebHost
 FLIPPER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from hostlib import maintenance
+from hostlib.switch import maintenance
 from hostlib.program import load_config
 config = load_config()
 for flip in range(int(sys.argv[2])):

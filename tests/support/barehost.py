@@ -101,7 +101,7 @@ def runners_of(host: WebHost) -> list[int]:
                 cwd = os.readlink(entry / "cwd")
             except OSError:
                 continue
-            if b"hostlib.migration_runner" in argv and cwd == str(host.tools):
+            if b"hostlib.migrating.migration_runner" in argv and cwd == str(host.tools):
                 found.append(int(entry.name))
     return found
 

@@ -19,9 +19,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from hostlib import generations
-from hostlib.generations import Record
-from hostlib.managers import Managers
+from hostlib.swapping import generations
+from hostlib.swapping.generations import Record
+from hostlib.swapping.managers import Managers
 
 from tests.support import load
 from tests.support.runtimes import RUNTIMES, Runtime
@@ -60,7 +60,7 @@ class Site:
 
     def tune(self, module: str, line: str, other: str) -> None:
         """Let the host programs of this site wait for longer, or less long, than on a real host."""
-        path = self.host.tools / "hostlib" / module
+        path = self.host.tools / "hostlib" / "swapping" / module
         text = path.read_text()
         assert text.count(f"\n{line}") == 1
         path.write_text(text.replace(line, other))

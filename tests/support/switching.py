@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from hostlib import maintenance
+from hostlib.switch import maintenance
 
 from tests.support.webhost import Reply, WebHost
 

@@ -23,7 +23,7 @@ def change(path: str, diff: str = "", *, program: bool = False) -> dict[str, Any
 def test_setup_shows_what_is_the_operators_business_and_counts_our_own_programs() -> None:
     changes = [
         change(f"{TOOLS}/swap", "+a thousand lines", program=True),
-        change(f"{TOOLS}/hostlib/web.py", "+a thousand lines", program=True),
+        change(f"{TOOLS}/hostlib/webserver/web.py", "+a thousand lines", program=True),
         change(f"{TOOLS}/config.json", "+{}"),
         change("/etc/sudoers.d/deploytools-guestbook", "+deploy ALL=(root)"),
     ]

@@ -44,7 +44,7 @@ def test_the_application_runs_as_its_user_by_what_its_generations_file_says() ->
     assert service["User"] == "guestbook"
     assert service["EnvironmentFile"] == "/srv/guestbook/run/app.%i.env"
     assert service["ExecStart"].endswith(
-        "/usr/local/lib/deploytools/guestbook/current/hostlib/generation_runner.py"
+        "/usr/local/lib/deploytools/guestbook/current/hostlib/swapping/generation_runner.py"
     )
 
 

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hostlib import files, launch, systemd, unixsockets, web
+from hostlib import files
 from hostlib.checks import services
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, account, allowed, closed_to, judged, me
-from hostlib.generations import Record
-from hostlib.managers import Managers
 from hostlib.program import TOOLS
+from hostlib.swapping import launch, systemd, unixsockets
+from hostlib.swapping.generations import Record
+from hostlib.swapping.managers import Managers
+from hostlib.webserver import web
 
 SHORTEST_QUEUE = 128  # connections; an application that binds its socket itself chooses its own
 PATIENCE = 20.0  # seconds for a program that is asked for its configuration

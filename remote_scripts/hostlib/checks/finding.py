@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hostlib import generations, lighttpd, manifest, releases
-from hostlib.generations import Record
-from hostlib.lighttpd import Configuration
 from hostlib.program import Config, Failure
+from hostlib.releasing import manifest, releases
+from hostlib.swapping import generations
+from hostlib.swapping.generations import Record
+from hostlib.webserver import lighttpd
+from hostlib.webserver.lighttpd import Configuration
 
 ERROR, WARNING = "error", "warning"
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hostlib import maintenance, web
 from hostlib.checks import services
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, judged
 from hostlib.checks.webserver import RELOAD, elsewhere, mend, proof, user
-from hostlib.managers import Managers
 from hostlib.program import Failure
+from hostlib.swapping.managers import Managers
+from hostlib.switch import maintenance
+from hostlib.webserver import web
 
 CUT_AFTER = 8  # seconds that a reload leaves to requests, where the configuration doesn't say
 WISHED = 30

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostlib import generations, unixsockets
 from hostlib.checks.finding import WARNING, Finding, Subject, judged
-from hostlib.managers import Managers
 from hostlib.program import TOOLS
+from hostlib.swapping import generations, unixsockets
+from hostlib.swapping.managers import Managers
 
 OLDEST_PYTHON = (3, 9)
 MIB = 1 << 20

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hostlib import lighttpd
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, judged
-from hostlib.lighttpd import Block, Configuration, backends
+from hostlib.webserver import lighttpd
+from hostlib.webserver.lighttpd import Block, Configuration, backends
 
 # They drop the body and the headers of a Lua script's own answer, so the maintenance page is lost.
 BROKEN = ("1.4.83", "1.4.84")

@@ -33,10 +33,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hostlib import releases
 from hostlib.program import HERE, USAGE, Config, Failure, drop_to
+from hostlib.releasing import releases
 
-ADAPTERS = {name: HERE / "hostlib" / f"{name}_adapter.py" for name in ("alembic", "command", "django")}
+PROGRAMS = HERE / "hostlib" / "migrating"
+ADAPTERS = {name: PROGRAMS / f"{name}_adapter.py" for name in ("alembic", "command", "django")}
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 # How long a database may take to tell its revision, in seconds.
 PATIENCE = 60

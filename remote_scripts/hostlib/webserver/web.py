@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from hostlib import exchange, listeners
-from hostlib.exchange import NoAnswer
-from hostlib.listeners import Listener, workers
 from hostlib.program import Config, Failure
+from hostlib.webserver import exchange, listeners
+from hostlib.webserver.exchange import NoAnswer
+from hostlib.webserver.listeners import Listener, workers
 
 __all__ = ["Answer", "NoAnswer", "NotProved", "Point", "Proof", "points", "prove", "request", "workers"]
 

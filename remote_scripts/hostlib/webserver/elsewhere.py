@@ -12,8 +12,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hostlib import counters, maintstate, web
 from hostlib.program import Config, Failure
+from hostlib.switch import maintstate
+from hostlib.webserver import counters, web
 
 # Requests that should reach the application: "/" does, unless it is a file of the document root; this
 # one is no file.
@@ -41,7 +42,7 @@ def _labels(config: Config) -> set[str]:
     """The labels of all that leads to the application's sockets. Raises Failure or OSError."""
     import subprocess  # most hosts have no other site, and `down` is to begin at once
 
-    from hostlib import lighttpd
+    from hostlib.webserver import lighttpd
 
     program = lighttpd.program()
     if program is None:

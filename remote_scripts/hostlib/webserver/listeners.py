@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from hostlib import sockdiag, unixsockets
 from hostlib.program import USAGE, Config, Failure
+from hostlib.swapping import unixsockets
+from hostlib.webserver import sockdiag
 
 WEB_SERVER = "lighttpd"  # what the names of its processes begin with
 # Where one connects to reach a listener that takes any address, in the order of trying.

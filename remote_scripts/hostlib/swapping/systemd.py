@@ -14,10 +14,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from hostlib import generations
-from hostlib.generation_runner import how_it_ended
-from hostlib.generations import Life, Record
 from hostlib.program import USAGE, Config, Failure
+from hostlib.swapping import generations
+from hostlib.swapping.generation_runner import how_it_ended
+from hostlib.swapping.generations import Life, Record
 
 NAME = "systemd"
 UNITS = Path("/etc/systemd/system")

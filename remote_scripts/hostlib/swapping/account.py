@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostlib import generations
-from hostlib.generations import WARM, Record
 from hostlib.program import FAILED, TOOLS, UNFINISHED, Config, Failure, Result, remedy
+from hostlib.swapping import generations
+from hostlib.swapping.generations import WARM, Record
 
 
 @dataclass

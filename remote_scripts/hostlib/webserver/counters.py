@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from hostlib import maintstate, web
 from hostlib.program import Config, Failure
+from hostlib.switch import maintstate
+from hostlib.webserver import web
 
 
 class Counters(NamedTuple):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from hostlib import applog, generations, manifest, notify
-from hostlib.generations import SERVING
-from hostlib.links import Links
 from hostlib.program import Config, Failure
-from hostlib.retiring import Retiring
+from hostlib.releasing import manifest
+from hostlib.swapping import applog, generations, notify
+from hostlib.swapping.generations import SERVING
+from hostlib.swapping.links import Links
+from hostlib.swapping.retiring import Retiring
 
 
 def came_back(config: Config, retiring: Retiring, log: applog.NewLines) -> bool:
@@ -28,7 +29,7 @@ def came_back(config: Config, retiring: Retiring, log: applog.NewLines) -> bool:
     finally:
         notify.ready()
     try:
-        from hostlib import probe  # only now: the web server is waiting no longer
+        from hostlib.swapping import probe  # only now: the web server is waiting no longer
 
         account.ready_in = probe.until_ready(config, managers, old, app, health, log, patient=True)
     except Failure:

@@ -1,4 +1,4 @@
-"""The detached process of one migration: python3 -m hostlib.migration_runner RUN_ID RELEASE TARGET
+"""The detached process of one migration: python3 -m hostlib.migrating.migration_runner RUN_ID RELEASE TARGET
 
 It gets everything ready in a directory of its own, migrations/.armed-RUN_ID.X, says on standard output
 that it is, and waits there for the word: the release's code is imported, the database was looked at, and
@@ -28,10 +28,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hostlib import adapters, migrations
-from hostlib.adapters import PATIENCE, Conversation
 from hostlib.files import sync_directory, write_json
-from hostlib.migrations import Check
+from hostlib.migrating import adapters, migrations
+from hostlib.migrating.adapters import PATIENCE, Conversation
+from hostlib.migrating.migrations import Check
 from hostlib.names import timestamp
 from hostlib.program import Config, Failure, load_config
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hostlib import migration_runs, migrations
 from hostlib.files import read_json, write_json
-from hostlib.migration_runner import Order, judge
-from hostlib.migration_runs import is_running
-from hostlib.migrations import Check
+from hostlib.migrating import migration_runs, migrations
+from hostlib.migrating.migration_runner import Order, judge
+from hostlib.migrating.migration_runs import is_running
+from hostlib.migrating.migrations import Check
 from hostlib.names import timestamp
 from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, USAGE, Config, Failure, Result
 

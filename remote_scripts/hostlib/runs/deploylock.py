@@ -79,7 +79,7 @@ def break_(config: Config, run_id: str) -> Result:
 
 def _migration_at_work(config: Config, run_id: str) -> str:
     """Where the run's migration is at work, in words; nothing where it isn't."""
-    from hostlib import migration_runs
+    from hostlib.migrating import migration_runs
 
     if migration_runs.is_running(config, run_id):
         return " on this host"

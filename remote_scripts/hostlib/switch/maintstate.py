@@ -11,11 +11,12 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostlib import maintscript, web
 from hostlib.files import read_json
-from hostlib.maintscript import BYPASS, MARKER, PROOF
 from hostlib.names import timestamp
 from hostlib.program import IN_MAINTENANCE, Config, Failure, Result
+from hostlib.switch import maintscript
+from hostlib.switch.maintscript import BYPASS, MARKER, PROOF
+from hostlib.webserver import web
 
 NOBODYS = "unknown"  # who opened a window that was opened by copying a script
 

@@ -16,10 +16,11 @@ import shutil
 import time
 from pathlib import Path
 
-from hostlib import applog, files, generations, unixsockets
-from hostlib.generations import Record
-from hostlib.manifest import FD0, App
+from hostlib import files
 from hostlib.program import USAGE, Config, Failure
+from hostlib.releasing.manifest import FD0, App
+from hostlib.swapping import applog, generations, unixsockets
+from hostlib.swapping.generations import Record
 
 VARIABLE = "DEPLOYTOOLS_START"
 RUNNER = ("/usr/bin/python3", "-IS", str(Path(__file__).with_name("generation_runner.py")))

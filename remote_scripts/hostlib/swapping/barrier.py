@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from hostlib import maintenance, unixsockets, web
-from hostlib.generations import Life, Record
-from hostlib.manifest import Health
 from hostlib.program import Config, Failure
+from hostlib.releasing.manifest import Health
+from hostlib.swapping import unixsockets
+from hostlib.swapping.generations import Life, Record
+from hostlib.switch import maintenance
+from hostlib.webserver import web
 
 TIMEOUT = 15.0
 UNSEEN_FOR = 5.0  # seconds of good answers without a connection to the new generation being seen

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hostlib import applog, generations, launch, systemd
-from hostlib.generation_runner import LIFE_SIZE
-from hostlib.generations import Life, Process, Record
 from hostlib.program import Config, Failure
+from hostlib.swapping import applog, generations, launch, systemd
+from hostlib.swapping.generation_runner import LIFE_SIZE
+from hostlib.swapping.generations import Life, Process, Record
 
 NAME = "direct"
 BACKLOG = 65535  # listen(2) clamps it to net.core.somaxconn

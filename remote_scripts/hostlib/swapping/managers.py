@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
-from hostlib import direct, generations, launch, systemd
-from hostlib.generations import WARM, Life, Manager, Record
-from hostlib.manifest import App
 from hostlib.program import USAGE, Config, Failure
+from hostlib.releasing.manifest import App
+from hostlib.swapping import direct, generations, launch, systemd
+from hostlib.swapping.generations import WARM, Life, Manager, Record
 
 
 class Managers:

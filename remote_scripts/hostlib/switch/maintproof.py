@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from hostlib import maintstate, web
-from hostlib.elsewhere import is_elsewhere
-from hostlib.maintscript import PROOF
-from hostlib.maintstate import answered_for, is_marked, lua_file, public_path
 from hostlib.program import Config, Failure
+from hostlib.switch import maintstate
+from hostlib.switch.maintscript import PROOF
+from hostlib.switch.maintstate import answered_for, is_marked, lua_file, public_path
+from hostlib.webserver import web
+from hostlib.webserver.elsewhere import is_elsewhere
 
 # A script that lighttpd can't run shows visitors a 500. The application's own 500s are over sooner than
 # this: an old script is kept for a second at most.

@@ -1,7 +1,7 @@
 """The frame of an adapter: what all of them have in common. Run by the release's own Python.
 
 Each command runs in a forked process of its own, with fresh connections; what takes most of the time, to
-import the tool and the application, was done once before. hostlib/adapters.py tells the protocol.
+import the tool and the application, was done once before. hostlib/migrating/adapters.py tells the protocol.
 """
 
 from __future__ import annotations

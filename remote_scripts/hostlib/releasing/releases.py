@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostlib import generations, shared
 from hostlib.files import read_json, sync_directory, write_json
 from hostlib.locking import exclusive
-from hostlib.manifest import content
 from hostlib.names import timestamp
 from hostlib.program import USAGE, Config, Failure, Result
+from hostlib.releasing import shared
+from hostlib.releasing.manifest import content
+from hostlib.swapping import generations
 
 MANIFEST = ".deploytools.json"
 # What `stage` itself knows of a release: the archive's digest, the shared names, when it came, and
@@ -161,7 +162,7 @@ def prune(config: Config, keep: int) -> Result:
 
 def _take_in(config: Config, parcel: Parcel, incoming: Path, lock: int) -> list[str]:
     """Build the complete release in `incoming`; return the shared files that are missing."""
-    from hostlib import archive  # costly to import, and most programs never take anything in
+    from hostlib.releasing import archive  # costly to import, and most programs never take anything in
 
     try:
         file = parcel.path.open("rb", buffering=0)

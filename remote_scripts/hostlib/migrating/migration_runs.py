@@ -28,11 +28,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hostlib import adapters, detached
-from hostlib.adapters import PATIENCE
+from hostlib import detached
 from hostlib.files import read_json
 from hostlib.locking import exclusive, held
-from hostlib.migration_runner import Order
+from hostlib.migrating import adapters
+from hostlib.migrating.adapters import PATIENCE
+from hostlib.migrating.migration_runner import Order
 from hostlib.program import HERE, Config, Failure
 
 # How long a runner that was told to go may take to begin, in seconds: it writes some files.
@@ -144,7 +145,7 @@ def _connected(armed: Path) -> Iterator[socket.socket]:
 
 def _launch(config: Config, order: Order) -> Path:
     """Start a runner and return its directory once it waits for the word. Failure where it can't."""
-    argv = [sys.executable, "-m", "hostlib.migration_runner", order.run_id, order.release]
+    argv = [sys.executable, "-m", "hostlib.migrating.migration_runner", order.run_id, order.release]
     argv.append(",".join(order.target))
     scope = detached.scope(f"deploytools-{config.application}-migration-{order.run_id}-{os.getpid()}")
     with tempfile.TemporaryFile() as errors:

@@ -19,10 +19,12 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hostlib import maintproof, maintscript, web
 from hostlib.files import link_over, write_atomic, write_json
 from hostlib.locking import exclusive
-from hostlib.maintstate import (
+from hostlib.names import timestamp
+from hostlib.program import BUSY, FAILED, IN_MAINTENANCE, Config, Failure, Result
+from hostlib.switch import maintproof, maintscript
+from hostlib.switch.maintstate import (
     NOBODYS,
     State,
     Window,
@@ -36,8 +38,7 @@ from hostlib.maintstate import (
     record_file,
     script_in,
 )
-from hostlib.names import timestamp
-from hostlib.program import BUSY, FAILED, IN_MAINTENANCE, Config, Failure, Result
+from hostlib.webserver import web
 
 __all__ = [
     "State",

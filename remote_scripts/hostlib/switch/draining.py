@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hostlib import counters, generations, unixsockets
-from hostlib.maintstate import read_state
 from hostlib.program import TOOLS, Config, Failure, Result
+from hostlib.swapping import generations, unixsockets
+from hostlib.switch.maintstate import read_state
+from hostlib.webserver import counters
 
 SPACING = 0.02  # seconds between two samples: no sample is atomic, so two zeros in a row count
 

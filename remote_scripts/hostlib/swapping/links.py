@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostlib import files, generations
-from hostlib.generations import Record
+from hostlib import files
 from hostlib.program import TOOLS, USAGE, Config, Failure
+from hostlib.swapping import generations
+from hostlib.swapping.generations import Record
 
 
 @dataclass(frozen=True)

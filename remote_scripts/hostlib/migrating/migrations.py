@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from hostlib import adapters
-from hostlib.adapter_engines import describe
-from hostlib.adapters import PATIENCE
 from hostlib.files import read_json
+from hostlib.migrating import adapters
+from hostlib.migrating.adapter_engines import describe
+from hostlib.migrating.adapters import PATIENCE
 from hostlib.program import Config
 
 

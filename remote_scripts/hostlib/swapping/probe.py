@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from urllib.parse import urlsplit
 
-from hostlib import applog, fastcgi
-from hostlib.generations import Record
-from hostlib.managers import Managers
-from hostlib.manifest import App, Health
 from hostlib.program import Config, Failure
+from hostlib.releasing.manifest import App, Health
+from hostlib.swapping import applog, fastcgi
+from hostlib.swapping.generations import Record
+from hostlib.swapping.managers import Managers
 
 PATIENCE = 10.0  # seconds for one answer of a new generation before it is asked again
 PAUSE = 0.005  # seconds; only where nobody listens yet

@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hostlib import generations, systemd, unixsockets
-from hostlib.account import Account, count
-from hostlib.generations import DRAINING, SERVING, STARTING, WARM, Record
-from hostlib.links import Links
-from hostlib.managers import Managers
-from hostlib.manifest import App
 from hostlib.program import TOOLS, UNFINISHED, Config, Failure
+from hostlib.releasing.manifest import App
+from hostlib.swapping import generations, systemd, unixsockets
+from hostlib.swapping.account import Account, count
+from hostlib.swapping.generations import DRAINING, SERVING, STARTING, WARM, Record
+from hostlib.swapping.links import Links
+from hostlib.swapping.managers import Managers
 
 TAKE_BACK_TIMEOUT = 5.0  # seconds
 
@@ -81,7 +81,7 @@ class Retiring:
 
     def take_back(self, new: Record, way_back: Links, app: App) -> str:
         """Lead the web server back, and stop `new` once no request is in it; return what became of it."""
-        from hostlib import web
+        from hostlib.webserver import web
 
         way_back.set(self.config)
         try:

@@ -1,0 +1,1 @@
+"""Schema migrations: at most once, detached, by the adapter of the application's tool."""

@@ -1,0 +1,1 @@
+"""Releases: taken in, described, linked to what they share, pruned."""

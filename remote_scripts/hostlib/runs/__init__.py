@@ -1,0 +1,1 @@
+"""Who deploys, and what was intended and came of it."""

@@ -1,0 +1,1 @@
+"""Generations of the application: who runs them, how one takes over from another."""
