@@ -16,8 +16,10 @@ from deploytools.settings import Settings
 SLACK = 30.0
 # A migration may take as long as it takes; this only bounds one following of its log.
 FOLLOW = 24 * 3600.0
-# The steps whose programs can be started before their turn.
-CAN_WAIT = ("lock", "maintenance-on", "maintenance-off", "unlock")
+# The steps whose programs are started before their turn: of the switch alone, and of a window, in which
+# visitors wait from the first of them to the last.
+SWITCH = ("lock", "maintenance-on", "maintenance-off", "unlock")
+WINDOW = ("maintenance-on", "drain", "migrate", "swap", "verify", "maintenance-off")
 # The program could do that itself, but would be started twice for it.
 AS_ROOT = 'if [ "$(id -u)" = 0 ] || ! [ -x "$1" ]; then exec "$@"; else exec sudo -n "$@"; fi'
 
@@ -128,20 +130,24 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             return _hook(plan, settings.hooks.quiesce)
         case "drain":
             wait = settings.app.drain_timeout
-            return [Command(program(settings, "drain", "--timeout", str(wait)), timeout=wait + SLACK)]
+            drain = program(settings, "drain", "--timeout", str(wait))
+            return [_can_wait(drain, as_root=settings.privileged, timeout=wait + SLACK)]
         case "backup":
             return _hook(plan, settings.hooks.backup, timeout=FOLLOW)
         case "migrate":
-            return [Command(_migrate("run", plan, progress, settings), timeout=FOLLOW)]
+            migrate = _migrate("run", plan, progress, settings)
+            return [_can_wait(migrate, as_root=settings.privileged, timeout=FOLLOW)]
         case "swap":
             options = _options(release=plan.release, run_id=plan.run_id)
-            return [Command(program(settings, "swap", *options), timeout=_swap_timeout(settings))]
+            swap = program(settings, "swap", *options)
+            return [_can_wait(swap, as_root=settings.privileged, timeout=_swap_timeout(settings))]
         case "swap-back":
             options = _options(run_id=plan.run_id)
             back = program(settings, "swap", "--back", *options)
             return [Command(back, timeout=_swap_timeout(settings))]
         case "verify":
-            return [Command(program(settings, "verify", "--release", _release(plan)))]
+            verify = program(settings, "verify", "--release", _release(plan))
+            return [_can_wait(verify, as_root=settings.privileged)]
         case "maintenance-off":
             whose = {"run_id": plan.run_id} if plan.window else {"force": plan.force}
             options = _options(by=plan.by, **whose)
@@ -155,17 +161,24 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
     raise ValueError(step.name)
 
 
-def ahead(plan: Plan, host: str, settings: Settings) -> list[Command]:
-    """Given a plan, return those of its programs on `host` that can be started before their turn.
+def ahead(plan: Plan, host: str, settings: Settings, progress: Progress | None = None) -> list[Command]:
+    """Given how far a plan has come, return the programs on `host` to be started before their turn.
 
     The switch comes first; while it waits, it tells where the host stands.
     """
-    steps = [step for step in plan.steps if step.name in CAN_WAIT and host in plan.hosts_of(step)]
-    steps.sort(key=lambda step: not step.name.startswith("maintenance"))
-    found = [item for step in steps for item in do(plan, step, Progress(), settings)]
+    progress, names = progress or Progress(), WINDOW if plan.window else SWITCH
+    steps = [step for step in plan.steps if step.name in names and host in plan.hosts_of(step)]
+    left = [step for step in steps if not progress.done(step, host)]
+    left.sort(key=lambda step: not step.name.startswith("maintenance"))
+    found = [item for step in left for item in do(plan, step, progress, settings)]
     if host == plan.lock_host:
         found.append(journal(plan, settings, [], 0)[0])
     return [item for item in found if isinstance(item, Command) and item.ahead]
+
+
+def in_window(plan: Plan, step: Step) -> bool:
+    """Whether visitors wait in this step, so that everything should be ready when it begins."""
+    return plan.window and step.name in WINDOW
 
 
 def greeting(line: bytes | None) -> dict[str, Any] | None:
@@ -195,8 +208,8 @@ def undo(  # noqa: PLR0911 - as in `do`
         case "arm":
             return [Command(program(settings, "migrate", "disarm", plan.run_id), timeout=120)]
         case "maintenance-on":
-            options = _options(run_id=plan.run_id if plan.window else None, by=plan.by)
-            return [Command(switch(settings, "up", *options))]
+            options = _options(by=plan.by, run_id=plan.run_id if plan.window else None)
+            return [_can_wait(switch(settings, "up", *options), as_root=settings.privileged)]
         case "quiesce":
             return _hook(plan, settings.hooks.resume)
         case "swap":
@@ -265,10 +278,11 @@ def _no_answer(name: str, exit_code: int, output: str) -> dict[str, str]:
     return {"what": f"{name} ended with exit code {exit_code}: {last}", "next": "fab status"}
 
 
-def _can_wait(argv: tuple[str, ...], *, as_root: bool = False) -> Command:
+def _can_wait(argv: tuple[str, ...], *, as_root: bool = False, timeout: float = Command.timeout) -> Command:
     """A command for a host program that has --when-told. It goes on as root before it waits."""
     waiting = (*argv, "--when-told")
-    return Command(argv, ahead=("sh", "-c", AS_ROOT, "sh", *waiting) if as_root else waiting)
+    ahead = ("sh", "-c", AS_ROOT, "sh", *waiting) if as_root else waiting
+    return Command(argv, timeout=timeout, ahead=ahead)
 
 
 def _acquire(plan: Plan, settings: Settings) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ class Engine:
     clock: Callable[[], float]
     wait: Callable[[float], object]
     archive: Path | None = None
+    _ready: bool = field(default=False, init=False)
 
     def attach(self) -> None:
         """Write to the lock host from the start: a resumed run holds its lock already."""
@@ -114,7 +115,10 @@ class Engine:
     def _carry_out(self, progress: Progress, act: Act) -> Progress:
         step, undo = act.step, act.undo
         attempted = {host for host in act.hosts if progress.mark(step, host, undo=undo) is not None}
-        progress = self._record(progress, journal.intent(step.name, act.hosts, undo=undo), flush=True)
+        if commands.in_window(self.plan, step) and not undo and not self._ready:
+            self._get_ready(progress)
+        intent = journal.intent(step.name, act.hosts, undo=undo)
+        progress = self._record(progress, intent, flush=undo or not step.looks)
         self.reporter.step(self.plan, step, act.hosts, undo=undo)
         begun = self.clock()
         answers = self._ask(progress, act, attempted)
@@ -129,6 +133,18 @@ class Engine:
             if lock.state is State.OK and not lock.value.get("without"):
                 self.attach()
         return progress
+
+    def _get_ready(self, progress: Progress) -> None:
+        """Start the programs of the whole window, before visitors wait for it.
+
+        What can't be started here is started in its turn, and what stands in its way shows then.
+        """
+        self._ready = True
+        hosts = tuple(dict.fromkeys((*self.plan.hosts, self.plan.lock_host)))
+        self.fleet.map(
+            lambda remote: remote.get_ready(commands.ahead(self.plan, remote.name, self.settings, progress)),
+            hosts=hosts,
+        )
 
     def _ask(self, progress: Progress, act: Act, attempted: set[str]) -> dict[str, Answer]:
         """Run the step on its hosts; ask again where the link was lost, until RECONNECT has passed.

@@ -45,6 +45,8 @@ class Step:
         batch: with Scope.ROLLING, how many hosts at a time.
         required: False where a failure is told but stops nothing.
         undo_required: False where a failed compensation leaves nothing worse than litter.
+        looks: True where it changes nothing and may be repeated: then it begins before its intent is on the
+            lock host's disk.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Step:
     batch: int = 0
     required: bool = True
     undo_required: bool = True
+    looks: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Plan:
 
 
 LOCK = Step("lock", "take the lock", Scope.ONCE, Kind.COMPENSATED, undo="release the lock")
-PREFLIGHT = Step("preflight", "check the hosts", Scope.EACH, Kind.READ_ONLY)
+PREFLIGHT = Step("preflight", "check the hosts", Scope.EACH, Kind.READ_ONLY, looks=True)
 STAGE = Step(
     "stage",
     "stage the release",
@@ -145,7 +148,9 @@ STAGE = Step(
     undo="discard the release",
     undo_required=False,
 )
-CHECK_MIGRATIONS = Step("check-migrations", "look for pending migrations", Scope.ONCE, Kind.READ_ONLY)
+CHECK_MIGRATIONS = Step(
+    "check-migrations", "look for pending migrations", Scope.ONCE, Kind.READ_ONLY, looks=True
+)
 ARM = Step(
     "arm",
     "get the migration ready",
@@ -158,14 +163,14 @@ MAINTENANCE_ON = Step(
     "maintenance-on", "maintenance on, proved", Scope.EACH, Kind.COMPENSATED, undo="maintenance off, proved"
 )
 QUIESCE = Step("quiesce", "quiesce workers", Scope.EACH, Kind.COMPENSATED, undo="resume workers")
-DRAIN = Step("drain", "drain requests in flight", Scope.EACH, Kind.READ_ONLY)
+DRAIN = Step("drain", "drain requests in flight", Scope.EACH, Kind.READ_ONLY, looks=True)
 BACKUP = Step("backup", "back up", Scope.ONCE, Kind.READ_ONLY)
 MIGRATE = Step("migrate", "migrate the schema", Scope.ONCE, Kind.PIVOT)
 SWAP = Step(
     "swap", "activate and hot-swap", Scope.EACH, Kind.COMPENSATED, undo="swap back to the release before"
 )
 SWAP_BACK = Step("swap-back", "swap back to the warm generation", Scope.EACH, Kind.RETRIABLE)
-VERIFY = Step("verify", "verify behind the maintenance page", Scope.EACH, Kind.RETRIABLE)
+VERIFY = Step("verify", "verify behind the maintenance page", Scope.EACH, Kind.RETRIABLE, looks=True)
 MAINTENANCE_OFF = Step("maintenance-off", "maintenance off, proved", Scope.EACH, Kind.PIVOT)
 RESUME_WORKERS = Step("resume-workers", "resume workers", Scope.EACH, Kind.RETRIABLE)
 PRUNE = Step("prune", "prune old releases", Scope.ALL, Kind.RETRIABLE, required=False)

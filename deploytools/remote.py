@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 CONNECT = 10.0
 # Seconds beyond a command's own time-out after which the connection is closed under whoever still hangs.
 GRACE = 10.0
+# Seconds that programs may take to get ready for their turn.
+READY = 20.0
 # Seconds for one upload.
 UPLOAD = 900.0
 # Between two attempts to end a wait that is over its limit, in seconds.
@@ -188,6 +190,16 @@ class Remote:
             return channels.read_line(channel, time.monotonic() + command.timeout)
         except (channels.TimeUp, *BROKEN):
             return None
+
+    def get_ready(self, commands: Sequence[Command]) -> None:
+        """Start programs as `start` does, and return when each of them waits or has failed to."""
+        self.start(commands)
+        deadline = time.monotonic() + READY
+        for command in commands:
+            channel = self._waiting.get(command.argv)
+            if channel is not None and command.ahead != command.argv:  # which says nothing before it is asked
+                with contextlib.suppress(channels.TimeUp, *BROKEN):
+                    channels.read_line(channel, deadline)
 
     def dismiss(self, command: Command) -> None:
         """Let a started program end without having been told to go on."""

@@ -71,6 +71,11 @@ class Progress:
         mark = self.marks.get((name, host))
         return mark.value if mark else {}
 
+    def done(self, step: Step, host: str) -> bool:
+        """Whether the step is known to be done on the host."""
+        mark = self.mark(step, host)
+        return mark is not None and mark.state is State.OK
+
     def with_mark(self, step: str, host: str, mark: Mark, *, undo: bool) -> Progress:
         if undo:
             return replace(self, undone={**self.undone, (step, host): mark})

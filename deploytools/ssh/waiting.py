@@ -19,7 +19,7 @@ class Waiting:
         self._channels: dict[Argv, Channel] = {}
 
     def start(self, transport: Transport, lines: Mapping[Argv, bytes], seconds: float) -> None:
-        """Start programs, all at the same time, and know them by the keys of `lines`.
+        """Start programs at the same time, and know them by the keys of `lines`; none that waits already.
 
         Returns after `seconds` at the latest. One that could not be started until then isn't there.
         """
@@ -30,7 +30,8 @@ class Waiting:
                 channel.exec_command(line)
                 self._channels[argv] = channel
 
-        threads = [threading.Thread(target=begin, args=item, daemon=True) for item in lines.items()]
+        new = [item for item in lines.items() if self.get(item[0]) is None]
+        threads = [threading.Thread(target=begin, args=item, daemon=True) for item in new]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + seconds

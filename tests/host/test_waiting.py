@@ -91,6 +91,33 @@ def test_a_switch_whose_operator_goes_away_changes_nothing(site: WebHost, progra
     assert site.get().in_maintenance is before
 
 
+WINDOW = {
+    "drain": (),
+    "swap": ("--release=r1",),
+    "verify": ("--release=r1",),
+    "migrate": ("run", "run1", "--release=r1", "--target=first"),
+}
+
+
+@pytest.mark.parametrize("program", WINDOW)
+def test_what_a_window_consists_of_does_nothing_before_it_is_told(program: str) -> None:
+    with bare_host() as host, waiting(host, program, *WINDOW[program]) as process:
+        before = sorted(host.root.rglob("*"))
+        assert said(process) == {"waiting": True}
+        result, _ = process.communicate(timeout=30)  # the end of its standard input
+
+        assert (process.returncode, json.loads(result)["error"]["state"]) == (2, "nothing was changed")
+        assert sorted(host.root.rglob("*")) == before
+
+
+def test_a_swap_that_was_told_is_a_swap(site: WebHost) -> None:
+    with waiting(site, "swap", "--release=no-such") as swap:
+        said(swap)
+        result, _ = swap.communicate("go\n", timeout=30)
+
+    assert "no-such" in json.loads(result)["error"]["what"]
+
+
 def test_the_lock_is_taken_and_let_go_when_told() -> None:
     with bare_host() as host, waiting(host, "lock", *ACQUIRE) as acquire:
         with waiting(host, "lock", "release", "--run-id=run1") as release:

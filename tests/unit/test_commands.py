@@ -65,6 +65,30 @@ def test_the_switch_and_what_keeps_the_lock_and_the_journal_can_be_started_befor
     assert journal.argv == journal.ahead == commands.journal(plan, SETTINGS, ["{}"], 3)[0].argv
 
 
+def test_all_that_visitors_wait_for_is_started_before_the_window() -> None:
+    checked = Progress().with_mark(
+        "check-migrations", "web1", Mark(State.OK, {"target": ["0002"]}), undo=False
+    )
+
+    def words(host: str, progress: Progress) -> list[str]:
+        return [item.argv[0].rsplit("/", 1)[1] for item in commands.ahead(WINDOW, host, SETTINGS, progress)]
+
+    assert words("web1", checked) == ["down", "up", "drain", "migrate", "swap", "verify", "journal"]
+    assert words("web2", checked) == ["down", "up", "drain", "swap", "verify"]
+    resumed = checked
+    for name in ("maintenance-on", "drain", "swap"):
+        resumed = resumed.with_mark(name, "web2", Mark(State.OK), undo=False)
+    assert words("web2", resumed) == ["up", "verify"]
+    in_turn = commands.do(WINDOW, plans.MIGRATE, checked, SETTINGS)
+    assert in_turn[0] in commands.ahead(WINDOW, "web1", SETTINGS, checked)
+
+
+def test_the_way_back_uses_the_program_that_waits_to_end_the_window() -> None:
+    (back,) = commands.undo(WINDOW, plans.MAINTENANCE_ON, Progress(), "web1", SETTINGS)
+
+    assert [back] == commands.do(WINDOW, plans.MAINTENANCE_OFF, Progress(), SETTINGS)
+
+
 def test_without_a_lock_the_journal_is_started_all_the_same() -> None:
     plan = plans.maintenance_plan(replace(BASE, force="run-0"), down=False)
 

@@ -52,6 +52,9 @@ class FakeHost:
     def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
         return self.world.answer(self.name, command)
 
+    def get_ready(self, programs: Sequence[Command]) -> None:
+        self.world.ready[self.name] = [" ".join(_words(program)).strip() for program in programs]
+
     def ask(self, command: Command, line: bytes) -> bytes:
         return self.world.keep(self.name, line)
 
@@ -67,6 +70,7 @@ class World:
     said: list[tuple[str, str]] = field(default_factory=list)
     stored: list[dict[str, Any]] = field(default_factory=list)
     before: Callable[[str, str], None] = lambda host, word: None
+    ready: dict[str, list[str]] = field(default_factory=dict)
 
     def map(self, work: Callable[[Any], Any], hosts: Sequence[str]) -> dict[str, Outcome[Any]]:
         outcomes: dict[str, Outcome[Any]] = {}
@@ -211,6 +215,32 @@ def test_a_failure_before_the_migration_is_undone_everywhere(tmp_path: Path) -> 
         ("web1", "lock release"),
     ]
     assert ("web1", "migrate run") not in world.said
+
+
+def test_a_window_begins_when_everything_for_it_stands_ready(tmp_path: Path) -> None:
+    world = World()
+    seen: list[dict[str, list[str]]] = []
+    world.before = lambda host, word: seen.append(dict(world.ready)) if word == "down" else None
+
+    assert engine(world, tmp_path).run().verdict is Verdict.DONE
+
+    web2 = ["down", "up", "drain", "swap", "verify"]
+    web1 = ["down", "up", "drain", "migrate run", "swap", "verify", "journal follow"]
+    assert seen == [{"web1": web1, "web2": web2}] * 2
+
+
+def test_a_step_that_only_looks_does_not_wait_for_its_intent_to_be_durable(tmp_path: Path) -> None:
+    world = World()
+    stored: dict[str, list[str]] = {}
+    world.before = lambda host, word: stored.setdefault(
+        word, [record["step"] for record in world.stored if record["kind"] == "intent"]
+    )
+
+    engine(world, tmp_path).run()
+
+    assert stored["down"][-1] == "maintenance-on"
+    assert stored["drain"][-1] == "maintenance-on"
+    assert stored["migrate run"][-2:] == ["drain", "migrate"]
 
 
 def test_a_migration_that_changed_nothing_is_undone(tmp_path: Path) -> None:
