@@ -29,6 +29,7 @@ from deploytools.errors import (
     DeployError,
     InMaintenance,
     Interrupted,
+    OperationFailed,
     Unreachable,
     UsageError,
 )
@@ -100,7 +101,7 @@ def connected(
         outcomes = fleet.connect()
         lost = {host: outcome.error for host, outcome in outcomes.items() if not isinstance(outcome, Ok)}
         if lost:
-            raise unreachable(lost)
+            raise unreachable(lost, settings if exclude is not None else None)
         yield fleet
 
 
@@ -159,7 +160,7 @@ def get_ready(plan: Plan, settings: Settings, fleet: Fleet) -> Plan:
         else:
             found[host] = outcome.value
     if lost:
-        raise unreachable(lost)
+        raise unreachable(lost, settings)
     if silent:
         found.update(survey.ask(fleet, settings, "status", hosts=silent))
     return replace(plan, targets=tuple(_target(host, found[host]) for host in plan.hosts))
@@ -299,14 +300,29 @@ def _interruptible(reporter: Reporter) -> Iterator[Stop]:
         signal.signal(signal.SIGINT, before)
 
 
-def unreachable(lost: Mapping[str, Exception]) -> DeployError:
-    """Given why each of some hosts can't be reached, return the one error to tell it by."""
+def unreachable(lost: Mapping[str, Exception], settings: Settings | None = None) -> DeployError:
+    """Given why each of some hosts can't be worked on, return the one error to tell it by.
+
+    With `settings` its remedy says how to go on without them, where that is possible. Where one of them
+    could be reached, it isn't Unreachable. Raises an exception that can only be a bug.
+    """
     errors = list(lost.values())
+    for error in errors:
+        if not isinstance(error, (DeployError, OSError)):
+            raise error
+    kind: type[DeployError] = Unreachable
+    if not all(isinstance(error, (Unreachable, OSError)) for error in errors):
+        usage = all(isinstance(error, UsageError) for error in errors)
+        kind = UsageError if usage else OperationFailed
+    what = "could not be reached" if kind is Unreachable else "can't be worked on"
     steps = [error.next for error in errors if isinstance(error, DeployError) and error.next]
-    return Unreachable(
-        f"{len(lost)} host{'s' if len(lost) > 1 else ''} could not be reached",
+    step = steps[0] if steps else "mend the connection"
+    if settings and str(settings.lock_host) not in lost and len(lost) < len(settings.hosts):
+        step += f"; or go on without: {' '.join(f'--exclude {host}' for host in lost)}"
+    return kind(
+        f"{len(lost)} host{'s' if len(lost) > 1 else ''} {what}",
         state="nothing was changed",
-        next=steps[0] if steps else "mend the connection, or go on without it: --exclude HOST",
+        next=step,
         details=[line for host, error in lost.items() for line in _told(host, error)],
     )
 

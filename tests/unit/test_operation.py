@@ -130,6 +130,28 @@ def test_a_host_that_can_not_be_reached_stops_it_before_anything_is_changed(
     assert world.said == []
 
 
+def test_an_error_that_is_not_about_reaching_a_host_is_told_as_what_it_is() -> None:
+    refused = OperationFailed("web2 refuses to run a command", next="look at the login shell there")
+
+    error = unreachable({"web1": Unreachable("no answer"), "web2": refused})
+
+    assert error.exit_code == 3
+    assert error.what == "2 hosts can't be worked on"
+    assert error.details == ("web1: no answer", "web2: web2 refuses to run a command")
+    assert error.next == "look at the login shell there"
+    assert unreachable({"web1": UsageError("ssh_config has no such option")}).exit_code == 2
+    with pytest.raises(ZeroDivisionError):
+        unreachable({"web1": ZeroDivisionError()})
+
+
+def test_the_remedy_names_the_hosts_to_exclude_unless_one_of_them_is_needed() -> None:
+    away = Unreachable("no answer", next="check that the host is up")
+
+    told = unreachable({"web2": away}, SETTINGS)
+    assert told.next == "check that the host is up; or go on without: --exclude web2"
+    assert unreachable({"web1": away}, SETTINGS).next == "check that the host is up"  # the lock host
+
+
 def test_a_refused_host_key_is_told_with_the_fingerprint_to_compare() -> None:
     lost = HostKeyRejected(
         "the host key of web1 is not in known_hosts",

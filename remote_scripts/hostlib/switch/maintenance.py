@@ -232,9 +232,11 @@ def _put_back_on_failure(config: Config, before: State) -> Iterator[None]:
 
 def _put_back(saved: Mapping[Path, tuple[bytes, int, int] | None]) -> None:
     for file, content in saved.items():
+        if _saved(file) == content:
+            continue  # on a disk that is full or can only be read, nothing may have been written yet
         if content is None:
-            file.unlink(missing_ok=True)
-        elif _saved(file) != content:  # on a full disk nothing may have been written yet
+            file.unlink()
+        else:
             data, mode, group = content
             write_atomic(file, data, mode, group=group)
 
@@ -284,8 +286,11 @@ def _may_lift(window: Window | None, names: Collection[str], run_id: str | None,
 
 
 def _open(config: Config) -> str:
-    """Put the up script in place; returns a remark. Raises OSError."""
+    """Put the up script in place, if it isn't; returns a remark. Raises OSError."""
     ready = lua_file(config, ".up")
+    there = _saved(lua_file(config))
+    if there and there[:2] == (maintscript.UP.encode(), 0o644):
+        return ""  # so that a directory that can't be written is no reason to say that the site is down
     try:
         write_atomic(lua_file(config), maintscript.UP)
     except OSError as error:
@@ -299,7 +304,8 @@ def _open(config: Config) -> str:
 def _forget(config: Config) -> str:
     """Take the record of the window away; returns a remark."""
     try:
-        record_file(config).unlink(missing_ok=True)
+        if record_file(config).exists():  # to remove nothing is an error where the disk can only be read
+            record_file(config).unlink()
     except OSError as error:
         return f"{config.maintenance_dir} can't be written ({error.strerror}): mend that, and run it again"
     return ""
