@@ -106,6 +106,41 @@ def test_the_last_block_that_a_request_meets_counts(
     assert configuration.effective("server.document-root", facts) == root
 
 
+@pytest.mark.parametrize(
+    ("value", "listener", "holds"),
+    [
+        (":443", "443", True),
+        ("127.0.0.1:443", "443", True),
+        (":443", "0.0.0.0:443", True),
+        ("[::]:443", "0.0.0.0:443", False),
+        ("[0::1]:443", "[::1]:443", True),
+        ("127.0.0.1:443", "127.0.0.2:443", False),
+        ("localhost:443", "127.0.0.1:443", None),
+        ("127.0.0.1:80", "127.0.0.1:443", False),
+        ("/run/lighttpd.sock", "/run/lighttpd.sock", True),
+    ],
+)
+def test_a_listener_is_meant_by_its_address_where_that_is_known(
+    value: str, listener: str, holds: bool | None
+) -> None:
+    assert Condition("socket", "==", value).holds({"socket": listener}) is holds
+    assert Condition("socket", "!=", value).holds({"socket": listener}) is (
+        None if holds is None else not holds
+    )
+
+
+def test_what_may_count_begins_with_the_last_that_certainly_does(configuration: Configuration) -> None:
+    def possible(**facts: str) -> list[object]:
+        return [
+            block.settings["server.document-root"]
+            for block in configuration.possible("server.document-root", facts)
+        ]
+
+    assert possible(socket="0.0.0.0:443", host="www.example.com") == ["/tls", "/header"]
+    assert possible(socket="0.0.0.0:80", host="localhost") == ["/other", "/header"]
+    assert possible(socket="0.0.0.0:80", host="www.example.com") == ["/www", "/abc", "/ten", "/header"]
+
+
 def test_what_a_block_leaves_open_is_said_around_it(configuration: Configuration) -> None:
     nested = configuration.blocks[2]
     assert configuration.inside(nested, "server.document-root") == "/abc"

@@ -10,13 +10,15 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hostlib.program import DONE, FAILED, USAGE, Failure
 from hostlib.switch import maintscript
-from hostlib.webserver import web
+from hostlib.webserver import counters, elsewhere, web
+from hostlib.webserver.listeners import Listener
 
 from tests.support.certificates import self_signed
 from tests.support.switching import lua, switch_down, switch_up
@@ -197,7 +199,7 @@ class TestAnotherSitesAddress:
     @pytest.fixture
     def host(self, make_web_host: MakeHost, theirs: int, script: Path, pem: Path) -> WebHost:
         extra = 'server.modules += ("mod_openssl")\n' + tls(
-            f"127.0.0.1:{theirs}", pem, f'magnet.attract-raw-url-to = ("{script}")'
+            f"127.0.0.1:{theirs}", pem, f'magnet.attract-raw-url-to = ("{script}") fastcgi.server = ()'
         )
         host = make_web_host(extra=extra, max_workers=3)
         host.serve()
@@ -236,6 +238,46 @@ class TestAnotherSitesAddress:
         assert ran.code == FAILED
         assert f"127.0.0.1:{theirs}" in ran.error["what"]
         assert host.get().text == "app /"
+
+    def test_one_where_only_some_requests_go_to_the_application_is_none(
+        self, make_web_host: MakeHost, theirs: int
+    ) -> None:
+        def edit(text: str) -> str:
+            app = re.search(r'"socket" => "[^"]+"', text)
+            assert app
+            way = f'fastcgi.server = ("/api" => ("x" => ({app[0]}, "check-local" => "disable")))'
+            some = f'$HTTP["url"] =^ "/api" {{ {way} }}'
+            return text + listener(
+                f"127.0.0.1:{theirs}", f"magnet.attract-raw-url-to = () fastcgi.server = () {some}"
+            )
+
+        host = make_web_host(edit=edit)
+        host.serve()
+        api = http.client.HTTPConnection("127.0.0.1", theirs)
+        api.request("GET", "/api/users")
+        assert read_reply(api).text == "app /api/users"
+        ran = host.run("down")
+        assert ran.code == FAILED
+        assert f"127.0.0.1:{theirs}" in ran.error["what"]
+
+    def test_the_look_at_it_ends_with_the_proof(
+        self, host: WebHost, theirs: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Looking takes requests of its own, each with a time-out, and the laptop doesn't wait for ever."""
+        asked: list[float] = []
+
+        def read(config: object, *, timeout: float, labels: object) -> object:
+            asked.append(timeout)
+            raise Failure("they can't be had")
+
+        switch_down(host)
+        monkeypatch.setattr(counters, "read", read)
+        listening = web.Point(Listener("127.0.0.1", theirs), f"127.0.0.1:{theirs}")
+        assert not elsewhere.is_elsewhere(host.hostlib_config, listening, time.monotonic() + 1.0)
+        assert not elsewhere.is_elsewhere(host.hostlib_config, listening, time.monotonic() - 1.0)
+        assert len(asked) == 2
+        assert 0 < asked[0] <= 1.0
+        assert asked[1] == 0
 
     def test_it_may_be_in_maintenance_itself(self, host: WebHost, theirs: int, script: Path) -> None:
         their_page = maintscript.down_script(b"closed, too", application="forum", proof="x")

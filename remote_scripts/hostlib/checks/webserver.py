@@ -122,13 +122,9 @@ def _script(subject: Subject, found: Configuration) -> Iterator[Finding]:
 
 def _for_the_application(subject: Subject, found: Configuration, key: str) -> list[Block]:
     """Blocks whose setting of `key` counts for some request that goes on to the application."""
-    visitor = _visitor(subject)
-    setting = [block for block in found.blocks if key in block.settings]
-    possible = [block for block in setting if block.holds(visitor) is not False]
-    certain = [index for index, block in enumerate(possible) if block.holds(visitor)]
     return [
         block
-        for block in possible[certain[-1] if certain else 0 :]
+        for block in found.possible(key, _visitor(subject))
         if not (other := found.inside(block, "fastcgi.server")) or _backend(subject, other)
     ]
 

@@ -27,10 +27,10 @@ def down(config: Config, told: str, timeout: float) -> web.Proof:
 
     By any such script if that is "". Raises NotProved.
     """
-    broken = time.monotonic() + BROKEN_AFTER
+    began = time.monotonic()
 
     def shows_this_page(answer: web.Answer) -> bool:
-        if answer.status == 500 and time.monotonic() > broken:
+        if answer.status == 500 and time.monotonic() > began + BROKEN_AFTER:
             raise web.NotProved("lighttpd answers 500", seen=0, workers=0, last=answer)
         return is_marked(answer) and told in ("", answer.headers.get(PROOF.lower()))
 
@@ -42,7 +42,7 @@ def down(config: Config, told: str, timeout: float) -> web.Proof:
         timeout=timeout,
         patience=LATE if _magnet_is_loaded(config) else HOPELESS,
         everywhere=True,
-        elsewhere=lambda point, _: is_elsewhere(config, point),
+        elsewhere=lambda point, _: is_elsewhere(config, point, began + timeout),
     )
 
 

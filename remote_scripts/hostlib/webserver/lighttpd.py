@@ -49,8 +49,9 @@ class Condition:
         value = self.value
         if self.about == "remoteip" and "/" in value:
             return ipaddress.ip_address(fact) in ipaddress.ip_network(value, strict=False)
-        if self.about == "socket":  # ":443", "0.0.0.0:443" and "[::]:443" against the port
-            return value.rpartition(":")[2] == fact
+        if self.about == "socket":
+            same = _is_listener(value, fact)
+            return None if same is None else {"==": same, "!=": not same}.get(self.operator)
         try:
             return {
                 "==": lambda: fact == value,
@@ -102,6 +103,13 @@ class Configuration:
         met = [block for block in self.blocks if block.holds(facts) and key in block.settings]
         return met[-1].settings[key] if met else DEFAULTS.get(key)
 
+    def possible(self, key: str, facts: Mapping[str, str]) -> list[Block]:
+        """The blocks whose setting of `key` counts for some request with these facts."""
+        setting = [block for block in self.blocks if key in block.settings]
+        found = [block for block in setting if block.holds(facts) is not False]
+        certain = [index for index, block in enumerate(found) if block.holds(facts)]
+        return found[certain[-1] if certain else 0 :]
+
     def inside(self, block: Block, key: str) -> Any:
         """What `block`, or a block around it, says; None where they leave it to the server as a whole."""
         around = [
@@ -110,6 +118,24 @@ class Configuration:
             if other.conditions == block.conditions[: len(other.conditions)] and key in other.settings
         ]
         return around[-1] if around else None
+
+
+def _is_listener(value: str, fact: str) -> bool | None:
+    """Whether a condition's ":443", "0.0.0.0:443", "[::]:443" or path means the listener `fact`.
+
+    By the port alone where that is all that is known of it. None where only lighttpd can tell.
+    """
+    (address, _, port), (known, _, number) = value.rpartition(":"), fact.rpartition(":")
+    if port != number:
+        return False
+    if not known:
+        return True
+    anything = "0.0.0.0"  # noqa: S104
+    try:
+        meant = ipaddress.ip_address(address.strip("[]") or anything)
+        return meant == ipaddress.ip_address(known.strip("[]"))
+    except ValueError:  # a name, say
+        return None
 
 
 def backends(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:

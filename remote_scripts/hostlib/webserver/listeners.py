@@ -18,6 +18,8 @@ from hostlib.webserver import sockdiag
 WEB_SERVER = "lighttpd"  # what the names of its processes begin with
 # Where one connects to reach a listener that takes any address, in the order of trying.
 LOOPBACK = {"0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104
+# Where one connects from, to the host's own addresses, too: lighttpd tells its counters to these alone.
+FROM = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 class Listener(NamedTuple):
@@ -179,6 +181,9 @@ def _connected(family: int, address: str | tuple[str | int, ...], timeout: float
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)
+        if family in FROM and address[3:] in ((), (0,)):  # an address of one interface takes no other source
+            with contextlib.suppress(OSError):  # no loopback: then as the kernel likes
+                connection.bind((FROM[family], 0))
         connection.connect(address)
     except BaseException:
         connection.close()
