@@ -112,7 +112,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "stage":
             return _stage(plan, settings)
         case "check-migrations":
-            expect = "known" if plan.has("migrate") else "current"
+            expect = ("known" if plan.window else "online") if plan.has("migrate") else "current"
             check = program(settings, "migrate", "check", "--release", _release(plan), "--expect", expect)
             return [Command(check, timeout=120)]
         case "arm":
@@ -135,7 +135,10 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "backup":
             return _hook(plan, settings.hooks.backup, timeout=FOLLOW)
         case "migrate":
-            migrate = _migrate("run", plan, progress, settings)
+            online = () if plan.window else ("--online",)
+            if online and progress.value("check-migrations", plan.lock_host).get("state") == "current":
+                return []
+            migrate = _migrate("run", plan, progress, settings, *online)
             return [_can_wait(migrate, as_root=settings.privileged, timeout=FOLLOW)]
         case "swap":
             options = _options(release=plan.release, run_id=plan.run_id)
@@ -307,9 +310,10 @@ def _stage(plan: Plan, settings: Settings) -> list[Command | Upload]:
     return [Upload(path), Command(stage, timeout=600)]
 
 
-def _migrate(what: str, plan: Plan, progress: Progress, settings: Settings) -> tuple[str, ...]:
+def _migrate(what: str, plan: Plan, progress: Progress, settings: Settings, *options: str) -> tuple[str, ...]:
     target = ",".join(progress.value("check-migrations", plan.lock_host).get("target", ()))
-    return program(settings, "migrate", what, plan.run_id, "--release", _release(plan), "--target", target)
+    order = ("--release", _release(plan), "--target", target)
+    return program(settings, "migrate", what, plan.run_id, *order, *options)
 
 
 def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command | Upload]:

@@ -12,6 +12,7 @@ from deploytools.errors import (
     InMaintenance,
     Interrupted,
     LockHeld,
+    NeedsWindow,
     OperationFailed,
     Unfinished,
     Unreachable,
@@ -81,6 +82,20 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
             state="nothing was changed",
             next=record["error"].get("next"),
         )
+    looked = bad.get(("check-migrations", plan.lock_host, False))
+    if (
+        plan.operation == "deploy"
+        and not plan.window
+        and looked
+        and looked["value"].get("state") == "pending"
+    ):
+        raise NeedsWindow(
+            "migrations are pending that need a window",
+            where=plan.lock_host,
+            state=_as_before(plan, progress),
+            next="fab deploy --with-downtime",
+            details=looked["value"].get("details") or [looked["error"]["what"]],
+        )
     if plan.operation == "maint-up" and bad and all(map(_is_anothers, bad.values())):
         raise _anothers(plan, progress, bad, details)
     if plan.operation == "maint-up":
@@ -141,6 +156,18 @@ def _done(plan: Plan, progress: Progress) -> list[str]:
 
 
 def _as_before(plan: Plan, progress: Progress) -> str:
+    return f"{_serving_as_before(plan, progress)}{_expanded(plan, progress)}"
+
+
+def _expanded(plan: Plan, progress: Progress) -> str:
+    """What an online migration has left in the schema, in words; nothing where it has left nothing."""
+    told = progress.value("migrate", plan.lock_host)
+    if plan.window or not told.get("applied") or told.get("outcome") != "applied":
+        return ""
+    return f", on a schema with {', '.join(told['applied'])}, which is labelled online-safe and stays"
+
+
+def _serving_as_before(plan: Plan, progress: Progress) -> str:
     done = _done(plan, progress)
     if done:
         return f"swapped already: {', '.join(done)}; every other host is up on what it ran before"

@@ -56,6 +56,10 @@ class OperationFailed(DeployError):
     exit_code = 3
 
 
+class NeedsWindow(OperationFailed):
+    """What is pending can't be migrated while the site is up; nothing was changed."""
+
+
 class InMaintenance(DeployError):
     """The site (or a part of it) is still in maintenance and needs the operator."""
 

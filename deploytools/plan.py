@@ -26,10 +26,14 @@ class Scope(str, Enum):
 
 
 class Kind(str, Enum):
-    """What a failure of a step means for the steps before it."""
+    """What a failure of a step means for the steps before it.
+
+    EXPAND: what it changes fits what was there before, so once it is done it stays, and bars no way back.
+    """
 
     READ_ONLY = "read-only"
     COMPENSATED = "compensated"
+    EXPAND = "expand"
     PIVOT = "pivot"
     RETRIABLE = "retriable"
 
@@ -166,6 +170,9 @@ QUIESCE = Step("quiesce", "quiesce workers", Scope.EACH, Kind.COMPENSATED, undo=
 DRAIN = Step("drain", "drain requests in flight", Scope.EACH, Kind.READ_ONLY, looks=True)
 BACKUP = Step("backup", "back up", Scope.ONCE, Kind.READ_ONLY)
 MIGRATE = Step("migrate", "migrate the schema", Scope.ONCE, Kind.PIVOT)
+MIGRATE_ONLINE = Step(
+    "migrate", "migrate what is labelled online-safe, the site being up", Scope.ONCE, Kind.EXPAND
+)
 SWAP = Step(
     "swap", "activate and hot-swap", Scope.EACH, Kind.COMPENSATED, undo="swap back to the release before"
 )
@@ -221,15 +228,23 @@ def left_out(base: Plan, settings: Settings, exclude: Sequence[str] = ()) -> tup
     return tuple(name for name in map(str, settings.all_hosts) if name not in {*base.hosts, *gone})
 
 
-def rolling_plan(base: Plan, settings: Settings, *, batch: int = 1, ship: bool = True) -> Plan:
-    """Given who and what, return a deploy without downtime, `batch` hosts at a time."""
+def rolling_plan(
+    base: Plan, settings: Settings, *, batch: int = 1, ship: bool = True, exclude: Sequence[str] = ()
+) -> Plan:
+    """Given who and what, return a deploy without downtime, `batch` hosts at a time.
+
+    It migrates what is labelled online-safe, and stops where anything else is pending; where `left_out` names
+    a host, or nothing is shipped, it insists on a schema that is current.
+    """
+    check = settings.migrate is not None
     return _with(
         base,
         [
             LOCK,
             PREFLIGHT,
             ship and STAGE,
-            settings.migrate is not None and CHECK_MIGRATIONS,
+            check and CHECK_MIGRATIONS,
+            check and ship and not left_out(base, settings, exclude) and MIGRATE_ONLINE,
             replace(SWAP, scope=Scope.ROLLING, batch=batch),
             PRUNE,
             UNLOCK,
@@ -363,7 +378,12 @@ def policy(plan: Plan) -> list[str]:
     """Return the plan's failure policy in words; `saga` is the policy itself."""
     undoing = [step.undo for step in reversed(plan.steps) if step.undo]
     lines = [f"If a step fails: {', '.join(undoing)}; the site stays up on what it ran before (exit code 3)."]
-    if plan.has(MIGRATE.name):
+    if MIGRATE_ONLINE in plan.steps:
+        lines += [
+            "Where anything is pending that its author has not labelled online-safe, nothing is changed.",
+            "What was migrated stays; while nobody knows how that ended, everything waits (exit code 4).",
+        ]
+    if MIGRATE.name in (step.name for step in plan.steps if step.kind is Kind.PIVOT):
         lines += [
             "Once the migration may have changed the schema there is no way back: a failure then holds",
             "maintenance, says where each host stands, and waits for `fab deploy --resume` (exit code 4).",

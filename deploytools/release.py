@@ -10,12 +10,13 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from deploytools import squawk
 from deploytools.errors import OperationFailed, UsageError
 from deploytools.settings import Settings
 
@@ -80,10 +81,13 @@ def resolve(settings: Settings, ref: str | None, now: datetime) -> Source:
 
 
 @contextmanager
-def packed(source: Source, settings: Settings, operator: str, now: datetime) -> Iterator[Archive]:
+def packed(
+    source: Source, settings: Settings, operator: str, now: datetime, *, online: bool = False
+) -> Iterator[Archive]:
     """Export the tree, run the build command in it, and pack it for upload; deletes all of it afterwards.
 
-    Raises OperationFailed where git or the build command fails.
+    With `online` squawk looks at the migrations that are labelled online-safe, where settings want that.
+    Raises OperationFailed where git or the build command fails, and what squawk.vetoes raises.
     """
     with tempfile.TemporaryDirectory(prefix="deploytools-") as directory:
         tree = Path(directory, "tree")
@@ -91,7 +95,8 @@ def packed(source: Source, settings: Settings, operator: str, now: datetime) -> 
         _export(source, settings.source.exclude, tree)
         if settings.source.build:
             _build(settings.source.build, tree)
-        _manifest(source, settings, operator, now, tree)
+        vetoes = squawk.vetoes(settings, tree) if online else None
+        _manifest(source, settings, operator, now, tree, vetoes)
         archive = Path(directory, f"{source.id}.tar.gz")
         _pack(tree, archive, source.committed_at)
         with archive.open("rb") as file:
@@ -164,7 +169,14 @@ def _build(command: str, tree: Path) -> None:
         )
 
 
-def _manifest(source: Source, settings: Settings, operator: str, now: datetime, tree: Path) -> None:
+def _manifest(
+    source: Source,
+    settings: Settings,
+    operator: str,
+    now: datetime,
+    tree: Path,
+    vetoes: Mapping[str, Sequence[str]] | None,
+) -> None:
     described = {
         "id": source.id,
         "ref": source.ref,
@@ -176,7 +188,7 @@ def _manifest(source: Source, settings: Settings, operator: str, now: datetime, 
         "digest": tree_digest(tree),
         "app": asdict(settings.app),
         "health": asdict(settings.health),
-        "migrate": asdict(settings.migrate) if settings.migrate else None,
+        "migrate": {**asdict(settings.migrate), "vetoes": vetoes} if settings.migrate else None,
     }
     (tree / MANIFEST).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
 

@@ -3,7 +3,8 @@
 The rules, in order:
 
 1. A failure before a pivot is compensated: everything attempted is undone in reverse order.
-2. A pivot is passed as soon as it is intended, unless its outcome *proves* that nothing changed.
+2. A pivot is passed as soon as it is intended, unless its outcome *proves* that nothing changed. What
+   expands bars the way back in the same way, but only until it is done.
 3. At or after a passed pivot a failure holds: nothing is undone, the operator decides.
 4. An intent without an outcome is repeated: host programs are idempotent under a run id, so
    repeating is asking.
@@ -144,9 +145,8 @@ def decide(plan: Plan, progress: Progress) -> Action:
 def may_turn_back(plan: Plan, progress: Progress) -> bool:
     """True until a pivot may have changed something."""
     return not any(
-        _may_have_changed(progress.mark(step, host))
+        _bars_the_way_back(step, progress.mark(step, host))
         for step in plan.steps
-        if step.kind is Kind.PIVOT
         for host in plan.hosts_of(step)
     )
 
@@ -178,6 +178,12 @@ def down_before(plan: Plan, progress: Progress) -> tuple[str, ...]:
 
 def _may_have_changed(mark: Mark | None) -> bool:
     return mark is not None and mark.value.get("unchanged") is not True
+
+
+def _bars_the_way_back(step: Step, mark: Mark | None) -> bool:
+    if step.kind is Kind.EXPAND and mark is not None and mark.state is State.OK:
+        return False
+    return step.kind in (Kind.PIVOT, Kind.EXPAND) and _may_have_changed(mark)
 
 
 def _backward(plan: Plan, progress: Progress) -> Action:

@@ -42,10 +42,13 @@ def _migrate(deploy: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             ("migrate", "host"), f"should be one of deploy.hosts, is {host!r}{did_you_mean(host, names)}"
         )
-    given = [name for name in (*COMMANDS, "transactional") if migrate.get(name) is not None]
+    given = [
+        name for name in (*COMMANDS, "transactional", "files", "squawk") if migrate.get(name) is not None
+    ]
     match migrate.get("adapter"):
         case "command":
             yield from _needed(given)
+            yield from _squawk(migrate)
             if migrate.get("transactional") and migrate.get("engine") in ("mysql", "mariadb"):
                 yield Problem(
                     ("migrate", "transactional"),
@@ -57,6 +60,17 @@ def _migrate(deploy: Mapping[str, Any]) -> Iterator[Problem]:
                     ("migrate", name),
                     f"belongs to the adapter command, but the adapter is {adapter or 'null'}",
                 )
+
+
+def _squawk(migrate: Mapping[str, Any]) -> Iterator[Problem]:
+    if not migrate.get("squawk"):
+        return
+    if migrate.get("engine") != "postgresql":
+        yield Problem(
+            ("migrate", "squawk"), "can't be true: squawk knows PostgreSQL, so engine should be that"
+        )
+    if migrate.get("files") is None:
+        yield Problem(("migrate", "files"), "is missing; squawk has to know where the migrations are")
 
 
 def _needed(given: list[str]) -> Iterator[Problem]:

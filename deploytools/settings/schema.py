@@ -194,6 +194,8 @@ class Migrate:
     apply: CommandLine | None = None
     rollback: CommandLine | None = None
     transactional: Flag | None = None
+    files: SharedPath | None = None
+    squawk: Flag | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)

@@ -44,13 +44,14 @@ def deploy(
     resume: bool = False,
     abort: bool = False,
 ) -> None:
-    """Ship a release and activate it; with --with-downtime also migrate the schema."""
+    """Ship a release and activate it; with --with-downtime also migrate what isn't labelled online-safe."""
     from dataclasses import replace
     from datetime import datetime, timezone
 
     from deploytools import operation as op
     from deploytools import plan as plans
     from deploytools import release, survey
+    from deploytools.errors import NeedsWindow
     from deploytools.executor import current_settings
     from deploytools.moments import parse_until
     from deploytools.report import PlainReporter, summary
@@ -97,9 +98,15 @@ def deploy(
             print("\n".join(plans.describe(wanted)))
             return
         _confirm(wanted, yes)
-        with release.packed(source, settings, base.by, now) as archive:
+        with release.packed(source, settings, base.by, now, online=not wanted.window) as archive:
             shipped = replace(wanted, digest=archive.digest)
-            finished = op.carry_out(shipped, settings, fleet, reporter, archive.path)
+            try:
+                finished = op.carry_out(shipped, settings, fleet, reporter, archive.path)
+            except NeedsWindow:
+                window = plans.downtime_plan(base, settings, exclude=exclude or ())
+                reporter.note("with --with-downtime this would be:")
+                print("\n".join(plans.describe(window)), file=sys.stderr)
+                raise
     print(summary(finished.records))
 
 
@@ -193,7 +200,7 @@ def _shape(base: Plan, settings: Settings, with_downtime: bool, batch: str, excl
     first = all(target.release is None for target in base.targets)
     if with_downtime or first:
         return plans.downtime_plan(base, settings, exclude=exclude)
-    return plans.rolling_plan(base, settings, batch=_batch(batch, base))
+    return plans.rolling_plan(base, settings, batch=_batch(batch, base), exclude=exclude)
 
 
 def _batch(text: str, base: Plan) -> int:

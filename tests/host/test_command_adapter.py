@@ -74,15 +74,16 @@ class DbmateProject:
             "apply": f"{dbmate} migrate",
             "rollback": f"{dbmate} rollback",
             "transactional": engine != "mariadb",
+            "files": "db/migrations",
         }
         self.place = put_release(host, release, migrate={**described, **migrate})
         (self.place / "db" / "migrations").mkdir(parents=True)
         self.add("1_a")
 
-    def add(self, name: str, up: str | None = None) -> None:
+    def add(self, name: str, up: str | None = None, *, label: str = "") -> None:
         table = f"t_{name.partition('_')[2]}"
         up = f"create table {table} (id int);" if up is None else up
-        text = f"-- migrate:up\n{up}\n-- migrate:down\ndrop table {table};\n"
+        text = f"-- migrate:up\n{label}\n{up}\n-- migrate:down\ndrop table {table};\n"
         (self.place / "db" / "migrations" / f"{name}.sql").write_text(text)
 
 
@@ -100,12 +101,12 @@ def on_sqlite(host: WebHost) -> DbmateProject:
     return DbmateProject(host, "r1", f"sqlite:{host.base}/db.sqlite3", "sqlite")
 
 
-def check(host: WebHost, release: str = "r1") -> Ran:
-    return host.run("migrate", "check", "--release", release)
+def check(host: WebHost, *options: str, release: str = "r1") -> Ran:
+    return host.run("migrate", "check", "--release", release, *options)
 
 
-def migrate(host: WebHost, target: str, run_id: str = "run1", release: str = "r1") -> Ran:
-    return host.run("migrate", "run", run_id, "--release", release, f"--target={target}")
+def migrate(host: WebHost, target: str, run_id: str = "run1", *options: str, release: str = "r1") -> Ran:
+    return host.run("migrate", "run", run_id, "--release", release, f"--target={target}", *options)
 
 
 class TestDbmate:
@@ -122,6 +123,57 @@ class TestDbmate:
         assert ran.json["applied"] == ["2_b.sql", "3_c.sql"]
         assert check(host).json["state"] == "current"
         assert "Applied: 3_c.sql" in (host.root / "migrations" / "run1" / "log").read_text()
+
+    def test_what_its_author_has_labelled_is_migrated_while_the_site_is_up(
+        self, project: DbmateProject
+    ) -> None:
+        host = project.host
+        project.add("1_a", label="-- online-safe: nobody reads it yet")
+        assert check(host, "--expect", "online").code == 0
+
+        ran = migrate(host, "1_a.sql", "run1", "--online")
+        assert (ran.code, ran.json["applied"]) == (0, ["1_a.sql"])
+
+    def test_what_is_not_labelled_needs_a_window_and_is_named_with_the_reason(
+        self, on_sqlite: DbmateProject
+    ) -> None:
+        on_sqlite.add("1_a", label="-- online-safe")
+        on_sqlite.add("2_b", label="--not online-safe")
+
+        refused = check(on_sqlite.host, "--expect", "online")
+        ran = migrate(on_sqlite.host, "2_b.sql", "run1", "--online")
+
+        assert (refused.code, refused.json["state"]) == (3, "pending")
+        assert refused.json["error"]["next"] == "fab deploy --with-downtime"
+        (why,) = refused.json["details"]
+        assert why == "2_b.sql: its author hasn't labelled it online-safe (a line -- online-safe)"
+        assert (ran.code, ran.json["unchanged"]) == (3, True)
+        assert why in ran.json["error"]["what"]
+
+    @pytest.mark.parametrize(
+        ("manifest", "why"),
+        [
+            ({"vetoes": {"1_a.sql": []}}, None),
+            ({"vetoes": {"1_a.sql": ["line 2: ban-drop-column: no"]}}, "squawk: line 2: ban-drop-column: no"),
+            ({"vetoes": {}}, "squawk: it was not shown to squawk"),
+            ({"squawk": True}, "squawk: it was not shown to squawk"),
+            ({"files": None}, "without migrate.files nobody knows the file that its label would be in"),
+            ({"files": "sql"}, "there is no file 1_a.sql or 1_a.sql.sql in {release}/sql"),
+        ],
+    )
+    def test_a_label_counts_where_it_is_found_and_squawk_has_no_veto(
+        self, host: WebHost, manifest: dict[str, Any], why: str | None
+    ) -> None:
+        url = f"sqlite:{host.base}/db.sqlite3"
+        project = DbmateProject(host, "r1", url, "sqlite", **manifest)
+        project.add("1_a", label="-- online-safe")
+
+        found = check(host, "--expect", "online")
+
+        assert (found.code == 0) is (why is None)
+        assert [step["why"] for step in found.json["pending"]] == [
+            why.format(release=project.place) if why else ""
+        ]
 
     def test_another_target_than_at_plan_time_starts_nothing(self, on_sqlite: DbmateProject) -> None:
         on_sqlite.add("2_b")
@@ -244,5 +296,5 @@ class TestPending:
                 "apply": "no-such-tool up",
             },
         )
-        ran = check(host, "r2")
+        ran = check(host, release="r2")
         assert (ran.code, "no-such-tool" in ran.error["what"]) == (3, True)

@@ -66,17 +66,18 @@ def alembic(host: WebHost, database: Database, options: str = "", **migrate: Any
     return AlembicProject(host, engine=database.server.kind, env=env, **{"lock_timeout": "1s", **migrate})
 
 
-def sql(host: WebHost, adapter: str, database: Database, statement: str) -> str:
+def sql(host: WebHost, adapter: str, database: Database, statement: str, *, online: bool = False) -> str:
     """A release whose one pending migration runs `statement`; returns its target."""
+    label = "online_safe = True" if online else ""
     if adapter == "alembic":
-        alembic(host, database).add("a", body=f'op.execute("""{statement}""")')
+        alembic(host, database).add("a", body=f'op.execute("""{statement}""")', extra=label)
         return "a"
     if adapter == "django":
         project = DjangoProject(host, database=database, lock_timeout="1s")
-        project.add("a", operations=f'migrations.RunSQL("""{statement}""")')
+        project.add("a", operations=f'migrations.RunSQL("""{statement}""")', extra=label)
         return "shop.a"
     project = DbmateProject(host, "r1", url_of(database), database.server.kind, lock_timeout="1s")
-    project.add("1_a", f"{statement};")
+    project.add("1_a", f"{statement};", label="-- online-safe" if online else "")
     return "1_a.sql"
 
 
@@ -157,6 +158,25 @@ class TestPostgresql:
         assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", True)
         assert "others hold locks" in ran.error["what"]
         assert "report of app" in ran.error["what"]
+        assert check(host).json["state"] == "pending"
+
+    @ADAPTERS
+    def test_while_the_site_is_up_others_locks_count_only_where_they_are_in_the_way(
+        self, host: WebHost, on_postgresql: Database, adapter: str
+    ) -> None:
+        target = sql(host, adapter, on_postgresql, TOLD, online=True)
+        with locking(on_postgresql):
+            assert host.run(*asking(target), "--online").code == 0
+        assert on_postgresql.query("select * from told") == [("deploytools-run1", "1s", "1s")]
+
+    @ADAPTERS
+    def test_while_the_site_is_up_a_lock_in_the_way_is_waited_for_no_longer_than_lock_timeout(
+        self, host: WebHost, on_postgresql: Database, adapter: str
+    ) -> None:
+        target = sql(host, adapter, on_postgresql, "alter table orders add column note text", online=True)
+        with locking(on_postgresql):
+            ran = host.run(*asking(target), "--online")
+        assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", True)
         assert check(host).json["state"] == "pending"
 
     @ADAPTERS

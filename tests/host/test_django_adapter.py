@@ -74,11 +74,27 @@ def test_tells_what_is_pending_in_the_order_of_application(project: DjangoProjec
     )
     found = check(project).json
     assert (found["state"], found["current"], found["target"]) == ("pending", ["shop.a"], ["shop.c"])
-    assert found["pending"] == [
-        {"revision": "shop.b", "message": "Create model Order"},
-        {"revision": "shop.c", "message": "Add field paid to Order"},
+    assert [(step["revision"], step["message"]) for step in found["pending"]] == [
+        ("shop.b", "Create model Order"),
+        ("shop.c", "Add field paid to Order"),
     ]
     assert found["transactional"] is (project.engine != "mariadb")
+
+
+def test_what_its_author_has_labelled_is_migrated_while_the_site_is_up(project: DjangoProject) -> None:
+    asked = ("check", "--release", project.release, "--expect", "online")
+    order = ("run", "run1", "--release", project.release, "--target=shop.c", "--online")
+    project.add("b", "a", extra="online_safe = True")
+    project.add("c", "b")
+    refused, ran = project.host.run("migrate", *asked), project.host.run("migrate", *order)
+    why = "shop.c: its author hasn't labelled it online-safe (online_safe = True in its class)"
+    assert (refused.code, refused.json["details"]) == (3, [why])
+    assert (ran.code, ran.json["unchanged"]) == (3, True)
+
+    project.add("c", "b", extra="online_safe = True")
+    assert project.host.run("migrate", *asked).code == 0
+    ran = project.host.run("migrate", *order)
+    assert (ran.code, ran.json["applied"]) == (0, ["shop.b", "shop.c"])
 
 
 def test_changes_nothing_even_in_an_empty_database(host: WebHost) -> None:

@@ -117,9 +117,9 @@ class TestCheck:
         assert ran.code == 0
         assert ran.json["state"] == "pending"
         assert (ran.json["current"], ran.json["target"], ran.json["transactional"]) == (["a"], ["c"], True)
-        assert ran.json["pending"] == [
-            {"revision": "b", "message": "add a column"},
-            {"revision": "c", "message": "drop the old column"},
+        assert [(step["revision"], step["message"]) for step in ran.json["pending"]] == [
+            ("b", "add a column"),
+            ("c", "drop the old column"),
         ]
 
     def test_changes_nothing_even_in_an_empty_database(self, host: WebHost) -> None:
@@ -243,6 +243,21 @@ class TestExpect:
 
     def test_known_accepts_what_is_pending(self, expect: Callable[..., Ran]) -> None:
         assert expect("known", pending=[{"revision": "b", "message": ""}]).code == 0
+
+    def test_online_accepts_only_what_its_author_has_labelled(self, project: AlembicProject) -> None:
+        why = "its author hasn't labelled it online-safe (online_safe = True in its module)"
+        project.add("b", "a", extra="online_safe = True")
+        project.add("c", "b", extra="online_safe = 'no'")
+        refused = check(project, "--expect", "online")
+        assert (refused.code, refused.json["details"]) == (3, [f"c: {why}"])
+        assert refused.json["error"]["next"] == "fab deploy --with-downtime"
+        not_started = run(project, "c", "--online")
+        assert (not_started.code, not_started.json["unchanged"]) == (3, True)
+        assert f"not while the site is up: c: {why}" in not_started.json["error"]["what"]
+
+        project.add("c", "b", extra="online_safe = True")
+        assert check(project, "--expect", "online").code == 0
+        assert run(project, "c", "--online").json["applied"] == ["b", "c"]
 
     @pytest.mark.parametrize("what", ["known", "current"])
     def test_neither_accepts_a_strange_revision(self, expect: Callable[..., Ran], what: str) -> None:
@@ -483,6 +498,11 @@ class TestResolve:
         ran = outcome(unknown)
         assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", True)
         assert "ann says it was not-applied: looked at the tables" in ran.error["what"]
+
+    def test_a_reason_is_one_line_that_can_be_shown_on_a_terminal(self, unknown: WebHost) -> None:
+        word = ("--by", "ann\x1b[31m", "--reason", "looked\nat the tables")
+        assert unknown.run("migrate", "resolve", "run1", "--as", "not-applied", *word).code == 0
+        assert "ann [31m says it was not-applied: looked at the tables" in outcome(unknown).error["what"]
 
     def test_a_known_outcome_is_not_argued_with(self, project: AlembicProject) -> None:
         project.add("b", "a")

@@ -38,8 +38,10 @@ def migrations(site: Site) -> int:
 def test_pending_migrations_are_refused_without_a_window(deployed: Site) -> None:
     done = deployed.on("deploy", "--ref", "broken-migration", "--yes", code=3)
 
-    assert "0003" in done.stderr
+    assert "0003: its author hasn't labelled it online-safe" in done.stderr
+    assert "migrate the schema, on sandbox" in done.stderr, "the plan of the window"
     assert "next:  fab deploy --with-downtime" in done.stderr
+    assert "state: the site is up on what it ran before" in done.stderr
     assert deployed.serves == deployed.commit("v3")
 
 
@@ -255,3 +257,34 @@ def test_a_bad_release_on_a_new_schema_holds_and_the_next_one_takes_its_window_o
     assert deployed.serves == deployed.commit("forward")
     assert deployed.get()[1]["x-schema"] == "0004"
     assert (seen["lost"], seen["mismatches"]) == (0, 0)
+
+
+ONLINE = """
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+online_safe = True
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE entries ADD COLUMN colour TEXT")
+"""
+
+
+def test_what_is_labelled_online_safe_is_migrated_and_then_swapped_with_the_site_up(deployed: Site) -> None:
+    """On the release of the test before, whose schema is 0004."""
+    before = migrations(deployed)
+    committed(deployed, "colours", {"migrations/versions/0005_colour.py": ONLINE})
+
+    with deployed.visitors("--rate", "100", "--clients", "4") as leave:
+        deployed.on("deploy", "--ref", "forward", "--yes")
+        seen = leave()
+
+    assert migrations(deployed) == before + 1
+    assert deployed.serves == deployed.commit("forward")
+    assert deployed.get()[1]["x-schema"] == "0005"
+    assert (seen["lost"], seen["classes"]["maintenance"]) == (0, 0)
+
+    deployed.on("deploy", "--ref", "forward", "--yes")
+    assert migrations(deployed) == before + 1, "with nothing pending no runner is started"

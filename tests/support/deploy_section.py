@@ -62,6 +62,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "pending": {"pending": {"cmd": "x"}, "current": "x"},
     "current": {"pending": {"cmd": "x"}},
     "transactional": {"status": "x"},
+    "files": {"status": "y"},
+    "squawk": {"status": "y", "engine": "postgresql", "files": "db"},
 }
 
 
@@ -133,6 +135,8 @@ def another(key: Key) -> object:
         ("migrate", "host"): "web2",
         ("migrate", "lock_timeout"): "7s",
         ("migrate", "transactional"): True,
+        ("migrate", "files"): "db",
+        ("migrate", "squawk"): True,
     }
     if key.path in special:
         return special[key.path]

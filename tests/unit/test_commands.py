@@ -171,11 +171,28 @@ def test_the_migration_goes_to_the_revision_that_was_looked_up_before() -> None:
         )  # fmt: skip
 
 
-def test_a_deploy_without_downtime_insists_on_a_schema_that_is_current() -> None:
-    (command,) = commands.do(plans.rolling_plan(BASE, SETTINGS), plans.CHECK_MIGRATIONS, Progress(), SETTINGS)
+@pytest.mark.parametrize(("ship", "expected"), [(True, "online"), (False, "current")])
+def test_without_a_window_a_deploy_insists_on_what_is_safe_online_and_a_rollback_on_nothing_pending(
+    ship: bool, expected: str
+) -> None:
+    plan = plans.rolling_plan(BASE, SETTINGS, ship=ship)
+
+    (command,) = commands.do(plan, plans.CHECK_MIGRATIONS, Progress(), SETTINGS)
 
     assert isinstance(command, Command)
-    assert command.argv[-3:] == ("--expect", "current", "--json")
+    assert command.argv[-3:] == ("--expect", expected, "--json")
+
+
+def test_without_a_window_the_migration_runs_only_where_some_is_pending_and_says_online() -> None:
+    def found(state: str) -> list[Command | Upload]:
+        looked = Mark(State.OK, {"state": state, "target": ["a"]})
+        progress = Progress().with_mark("check-migrations", "web1", looked, undo=False)
+        return commands.do(plans.rolling_plan(BASE, SETTINGS), plans.MIGRATE_ONLINE, progress, SETTINGS)
+
+    assert found("current") == []
+    (command,) = found("pending")
+    assert isinstance(command, Command)
+    assert command.argv[1:] == ("run", "run-1", "--release", "r2", "--target", "a", "--online", "--json")
 
 
 def test_a_swap_is_undone_by_a_swap_to_the_release_before_under_another_run_id() -> None:

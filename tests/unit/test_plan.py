@@ -119,10 +119,36 @@ def test_nothing_of_the_release_is_done_while_the_site_is_down_that_could_be_don
 def test_a_deploy_without_downtime_never_switches_maintenance_on() -> None:
     plan = plans.rolling_plan(BASE, settings(), batch=2)
 
-    assert names(plan) == ["lock", "preflight", "stage", "check-migrations", "swap", "prune", "unlock"]
-    assert plan.steps[4].scope is Scope.ROLLING
-    assert plan.steps[4].batch == 2
+    assert names(plan) == [
+        "lock",
+        "preflight",
+        "stage",
+        "check-migrations",
+        "migrate",
+        "swap",
+        "prune",
+        "unlock",
+    ]
+    assert plan.steps[5].scope is Scope.ROLLING
+    assert plan.steps[5].batch == 2
     assert not plan.window
+
+
+def test_a_deploy_without_downtime_migrates_first_and_only_if_no_host_is_left_out() -> None:
+    plan = plans.rolling_plan(BASE, settings())
+    assert plans.MIGRATE_ONLINE in plan.steps
+    assert plans.MIGRATE not in plan.steps
+
+    assert not plans.rolling_plan(limited("web1"), settings()).has("migrate")
+    assert plans.rolling_plan(limited("web1"), settings(), exclude=["web2"]).has("migrate")
+    assert not plans.rolling_plan(BASE, settings(), ship=False).has("migrate")
+
+
+def test_the_printed_plan_of_a_deploy_without_downtime_says_what_is_not_migrated() -> None:
+    printed = "\n".join(plans.describe(plans.rolling_plan(BASE, settings())))
+
+    assert "not labelled online-safe" in printed
+    assert "no way back" not in printed
 
 
 def test_a_rollback_ships_nothing() -> None:

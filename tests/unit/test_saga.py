@@ -183,6 +183,49 @@ def test_resuming_repeats_what_failed_and_still_knows_the_pivot_was_passed() -> 
     assert not may_turn_back(WINDOW, resumed)
 
 
+ONLINE = replace(
+    BASE,
+    steps=(
+        plans.LOCK,
+        STAGE,
+        plans.MIGRATE_ONLINE,
+        replace(SWAP, scope=Scope.ROLLING, batch=1),
+        plans.UNLOCK,
+    ),
+)
+
+
+@pytest.mark.parametrize("mark", [FAILED, Mark(State.UNKNOWN), Mark(State.INTENDED)])
+def test_an_online_migration_bars_the_way_back_while_nobody_knows_how_it_ended(mark: Mark) -> None:
+    progress = all_hosts(done_up_to(plans.MIGRATE_ONLINE, ONLINE), plans.MIGRATE_ONLINE, mark, ONLINE)
+
+    assert not may_turn_back(ONLINE, progress)
+    if mark.bad:
+        assert decide(ONLINE, progress) == End(Verdict.HELD)
+
+
+def test_an_online_migration_that_is_done_stays_and_the_swap_after_it_can_go_back() -> None:
+    swap = ONLINE.steps[3]
+    progress = all_hosts(
+        done_up_to(swap, ONLINE), plans.MIGRATE_ONLINE, Mark(State.OK, {"applied": ["0002"]}), ONLINE
+    )
+    progress = progress.with_mark("swap", "web1", OK, undo=False).with_mark(
+        "swap", "web2", FAILED, undo=False
+    )
+
+    assert isinstance(decide(ONLINE, progress), TurnBack)
+    undoing = replace(progress, reverting=True)
+    assert decide(ONLINE, undoing) == Act(swap, HOSTS, undo=True)
+    assert decide(ONLINE, all_hosts(undoing, swap, OK, ONLINE, undo=True)) == Act(STAGE, HOSTS, undo=True)
+
+
+def test_an_online_migration_that_proved_to_have_changed_nothing_turns_back() -> None:
+    unchanged = Mark(State.FAILED, {"unchanged": True})
+    progress = all_hosts(done_up_to(plans.MIGRATE_ONLINE, ONLINE), plans.MIGRATE_ONLINE, unchanged, ONLINE)
+
+    assert isinstance(decide(ONLINE, progress), TurnBack)
+
+
 def test_in_maintenance_are_the_hosts_not_proved_to_be_back() -> None:
     progress = all_hosts(done_up_to(UP), UP, OK)
 

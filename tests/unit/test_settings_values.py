@@ -17,6 +17,9 @@ BAD_PATHS = (
     "", "/", "srv", "/a/../b", "/a/", "//a", "/a//b", "/./a", "/a\nb", "/a\0", "/a;b", "/a$b", '/a"b', "/a'b",
     "/a`b", "/a*", "/a\\b", "/a ", "~/a", "{release}",
 )  # fmt: skip
+SQL = {
+    "adapter": "command", "engine": "postgresql", "status": "x", "apply": "x", "files": "db/migrations",
+}  # fmt: skip
 BAD_NUMBERS_OF_SECONDS = (
     0, -1, "0", "-5s", "5 m", "5x", "", "m", "s", "1e3", "inf", float("inf"), 86401, "25h", True, HUGE,
 )  # fmt: skip
@@ -64,6 +67,8 @@ REFUSED: dict[str, tuple[object, ...]] = {
         *({"adapter": "alembic", "cwd": bad} for bad in ("", "x", "{release}x", "{release}/..", "/a/")),
         *({"adapter": "alembic", "python": bad} for bad in ("", "python3", "/a/{release}", "{x}", "/a;b")),
         *({"adapter": "alembic", "lock_timeout": bad} for bad in BAD_NUMBERS_OF_SECONDS),
+        *({**SQL, "squawk": True, **bad} for bad in ({"files": None}, {"engine": "mysql"})),
+        {"adapter": "alembic", "files": "db"}, {**SQL, "files": "/db"}, {**SQL, "files": "../db"},
         {"adapter": "flyway"}, {"adapter": False}, "alembic",
     ),
 }  # fmt: skip
@@ -80,7 +85,10 @@ TAKEN: dict[str, tuple[object, ...]] = {
     "app.command": ("python3 -m app --name='a b'",),
     "app.env": ({"http_proxy": "", "HTTP_PROXY": "http://proxy:3128", "A": "ü ="},),
     "hooks.backup": ("pg_dump guestbook |\n  gzip > /var/backups/guestbook.gz",),
-    "migrate": ({"adapter": "alembic", "python": "{release}/.venv/bin/python", "cwd": "{release}/db"},),
+    "migrate": (
+        {"adapter": "alembic", "python": "{release}/.venv/bin/python", "cwd": "{release}/db"},
+        {**SQL, "squawk": True},
+    ),
 }
 
 

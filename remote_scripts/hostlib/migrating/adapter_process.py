@@ -43,8 +43,15 @@ class Adapter:
 
 
 def settings() -> Answer:
-    """The release's "migrate" settings, and "session", the name of the migration's database session."""
+    """The release's "migrate" settings, and what adapters.of_release adds to them."""
     return _settings
+
+
+def labelled(online_safe: object, label: str) -> Answer:
+    """What is told of one migration: whether its author says that it is safe online. Only True says so."""
+    if online_safe is True:
+        return {"online": True, "why": ""}
+    return {"online": False, "why": f"its author hasn't labelled it online-safe ({label})"}
 
 
 def serve(adapter: Adapter) -> None:

@@ -4,7 +4,7 @@ Release code is never imported here. An adapter is a program of its own, run by 
 (`migrate.python` of the manifest) as the application's user. From standard input it reads its settings, a
 line of JSON, and then commands, a word per line; it answers each command with one line of JSON:
 
-    check     {"current": [...], "target": [...], "pending": [{"revision", "message"}...],
+    check     {"current": [...], "target": [...], "pending": [{"revision", "message", "online", "why"}...],
                "strangers": [...], "orphans": [...], "transactional": bool, "sessions": [...]}
     upgrade   {"applied": [...], "transactional": bool}
 
@@ -13,7 +13,9 @@ connection lost the database may still be at work on what it was sent.
 "strangers" are revisions of the database that the release doesn't know; "orphans", which may be left out,
 are such that may be left over from earlier releases; "transactional" says whether a failed migration is
 rolled back whole; "sessions" is who else is connected (see adapter_engines), null where the engine or the
-adapter can't tell. To add an adapter, write such a program and name it in ADAPTERS.
+adapter can't tell. "online" is true of a migration that its author has labelled safe to run while the
+release before serves; where it is false, "why" says so. To add an adapter, write such a program and name
+it in ADAPTERS.
 """
 
 from __future__ import annotations
@@ -54,8 +56,13 @@ class Adapter:
     user: str
 
 
-def of_release(config: Config, release: str, run_id: str = "check") -> Adapter | None:
-    """The adapter of `release`; None where it has no migrations. Failure (exit code 2) for an unknown one."""
+def of_release(
+    config: Config, release: str, run_id: str = "check", *, online: bool = False
+) -> Adapter | None:
+    """The adapter of `release`; None where it has no migrations. Failure (exit code 2) for an unknown one.
+
+    `online` is for a migration that runs while the application serves.
+    """
     settings = releases.manifest(config, release).get("migrate")
     if settings is None:
         return None
@@ -68,7 +75,12 @@ def of_release(config: Config, release: str, run_id: str = "check") -> Adapter |
     python = sys.executable if settings["adapter"] == "command" else placed(settings["python"])
     return Adapter(
         argv=(python, str(ADAPTERS[settings["adapter"]])),
-        settings={**settings, "session": session_name(run_id)},
+        settings={
+            **settings,
+            "session": session_name(run_id),
+            "online": online,
+            "directory": str(config.releases / release),
+        },
         cwd=Path(placed(settings["cwd"])),
         env=environment(config.user, settings),
         user=config.user,

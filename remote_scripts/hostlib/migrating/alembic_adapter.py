@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_engines import Ask, sessions, take, wait_until_quiet
-from adapter_process import Adapter, Answer, serve, settings, use_the_applications_modules
+from adapter_process import Adapter, Answer, labelled, serve, settings, use_the_applications_modules
 
 
 def prepare() -> None:
@@ -147,7 +147,8 @@ def _knows(script: Any, revision: str) -> bool:
 
 
 def _describe(revision: Any) -> Answer:
-    return {"revision": revision.revision, "message": revision.doc or ""}
+    label = labelled(getattr(revision.module, "online_safe", False), "online_safe = True in its module")
+    return {"revision": revision.revision, "message": revision.doc or "", **label}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@
 order, as dbmate does. `current` prints the revisions of the database, one a line; beside `status` it shows
 what the release doesn't know: a revision is known by a name that begins with it, as 20250102_orders.sql
 with 20250102. `pending` says by its exit code whether anything is pending, but not what.
+
+A migration is safe online by the line "-- online-safe" in its file, which stands in `files` of the release
+under its name, with or without .sql. "vetoes" is what squawk had against each such file, where it was asked.
 """
 
 from __future__ import annotations
@@ -20,11 +23,14 @@ import sys
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from adapter_engines import POSTGRESQL, sessions, wait_until_quiet
-from adapter_process import Adapter, Answer, serve, settings
+from adapter_process import Adapter, Answer, labelled, serve, settings
 
 LISTED = re.compile(r"\[([ xX])\]\s+(\S.*?)\s*")
+# As deploytools.squawk has it.
+LABEL = re.compile(r"^--[ \t]*online-safe\b", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,10 @@ def _look() -> Found:
     if ran.returncode == pending["none"]:
         return Found(current, current, ())
     if ran.returncode == pending["some"]:
-        return Found(current, (), ({"revision": "", "message": "something, says `pending`"},))
+        something = {"revision": "", "message": "something, says `pending`"}
+        return Found(
+            current, (), ({**something, "online": False, "why": "`pending` doesn't tell what it is"},)
+        )
     raise RuntimeError(f"`pending` ended with {_ending(ran.returncode)}: {_last_line(ran)}")
 
 
@@ -103,9 +112,31 @@ def _listed(output: str, revisions: Sequence[str] | None) -> Found:
     return Found(
         current=(*current, *strangers),
         target=(names[-1],),
-        pending=tuple({"revision": name, "message": ""} for name in pending),
+        pending=tuple({"revision": name, "message": "", **_label(name)} for name in pending),
         strangers=tuple(strangers),
     )
+
+
+def _label(name: str) -> Answer:
+    """Whether the migration `name` is safe online: by its author's word, and squawk has no veto."""
+    told = settings()
+    if not told.get("files"):
+        return {
+            "online": False,
+            "why": "without migrate.files nobody knows the file that its label would be in",
+        }
+    directory, file = Path(told["directory"], told["files"]), Path(name).name
+    paths = [path for path in (directory / file, directory / f"{file}.sql") if path.is_file()]
+    if len(paths) != 1:
+        return {"online": False, "why": f"there is no file {file} or {file}.sql in {directory}"}
+    found = labelled(LABEL.search(paths[0].read_text(errors="replace")) is not None, "a line -- online-safe")
+    if not found["online"]:
+        return found
+    # Linted are the labelled ones, so one that isn't there was overlooked.
+    vetoes = (told.get("vetoes") or {}).get(paths[0].name, ["it was not shown to squawk"])
+    if vetoes and (told.get("vetoes") is not None or told.get("squawk")):
+        return {"online": False, "why": f"squawk: {'; '.join(vetoes)}"}
+    return found
 
 
 def _is(name: str, revision: str) -> bool:

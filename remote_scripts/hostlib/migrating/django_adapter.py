@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from adapter_engines import sessions, take, wait_until_quiet
-from adapter_process import Adapter, Answer, serve, settings, use_the_applications_modules
+from adapter_process import Adapter, Answer, labelled, serve, settings, use_the_applications_modules
 
 Key = tuple[str, str]  # app, migration
 
@@ -37,7 +37,10 @@ def check(answer: Answer) -> None:
     answer.update(
         current=_names(_last(loader, strangers)),
         target=_names(graph.leaf_nodes()),
-        pending=[{"revision": _name(step), "message": _describe(loader, step)} for step in plan],
+        pending=[
+            {"revision": _name(step), "message": _describe(loader, step), **_label(loader, step)}
+            for step in plan
+        ],
         strangers=_names(key for key in strangers if key[0] in loader.migrated_apps),
         # Of apps that the release doesn't have. Those that it has no more leave their rows behind.
         orphans=_names(key for key in strangers if key[0] not in loader.migrated_apps),
@@ -111,6 +114,11 @@ def _last(loader: Any, strangers: set[Key]) -> set[Key]:
 def _describe(loader: Any, key: Key) -> str:
     operations = loader.graph.nodes[key].operations
     return "; ".join(str(operation.describe()) for operation in operations)[:200]
+
+
+def _label(loader: Any, key: Key) -> Answer:
+    migration = loader.graph.nodes[key]
+    return labelled(getattr(migration, "online_safe", False), "online_safe = True in its class")
 
 
 def _name(key: Key) -> str:

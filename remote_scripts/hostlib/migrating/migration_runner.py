@@ -1,4 +1,4 @@
-"""The detached process of one migration: python3 -m hostlib.migrating.migration_runner RUN_ID RELEASE TARGET
+"""The detached process of one migration: python3 -m hostlib.migrating.migration_runner ORDER, which is JSON
 
 It gets everything ready in a directory of its own, migrations/.armed-RUN_ID.X, says on standard output
 that it is, and waits there for the word: the release's code is imported, the database was looked at, and
@@ -43,11 +43,20 @@ HEARING = 5
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for: as run `run_id`, bring the database to `target`, the heads of `release`."""
+    """What is asked for: as run `run_id`, bring the database to `target`, the heads of `release`.
+
+    With `online` the application goes on serving: whatever isn't labelled safe for that is refused.
+    """
 
     run_id: str
     release: str
     target: tuple[str, ...]
+    online: bool = False
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Order:
+        """An order from its JSON."""
+        return cls(told["run_id"], told["release"], tuple(told["target"]), told["online"])
 
 
 class Refused(Exception):
@@ -59,7 +68,7 @@ def main(config: Config, order: Order) -> None:
     with contextlib.ExitStack() as stack:
         try:
             place, lock, log = stack.enter_context(_directory(config, order))
-            adapter = adapters.of_release(config, order.release, order.run_id)
+            adapter = adapters.of_release(config, order.release, order.run_id, online=order.online)
             if adapter is None:
                 raise Refused(f"release {order.release} has no migrations")
             talk = stack.enter_context(adapters.conversation(adapter, log, pass_fds=(lock,)))
@@ -149,6 +158,8 @@ def _startable(config: Config, order: Order, talk: Conversation) -> Check:
     if sorted(now.target) != sorted(order.target):
         heads, asked = migrations.revisions(now.target), migrations.revisions(order.target)
         raise Refused(f"release {order.release} needs revision {heads}, not {asked}")
+    if order.online and now.offline:
+        raise Refused(f"not while the site is up: {'; '.join(now.offline)}")
     return now
 
 
@@ -238,4 +249,4 @@ def _look(config: Config, started: dict[str, Any], talk: Conversation) -> Check:
 
 
 if __name__ == "__main__":
-    main(load_config(), Order(sys.argv[1], sys.argv[2], tuple(filter(None, sys.argv[3].split(",")))))
+    main(load_config(), Order.of(json.loads(sys.argv[1])))

@@ -145,8 +145,7 @@ def _connected(armed: Path) -> Iterator[socket.socket]:
 
 def _launch(config: Config, order: Order) -> Path:
     """Start a runner and return its directory once it waits for the word. Failure where it can't."""
-    argv = [sys.executable, "-m", "hostlib.migrating.migration_runner", order.run_id, order.release]
-    argv.append(",".join(order.target))
+    argv = [sys.executable, "-m", "hostlib.migrating.migration_runner", json.dumps(asdict(order))]
     scope = detached.scope(f"deploytools-{config.application}-migration-{order.run_id}-{os.getpid()}")
     with tempfile.TemporaryFile() as errors:
         told = _told([*scope, *argv], errors) if scope else None

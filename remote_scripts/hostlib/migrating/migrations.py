@@ -23,7 +23,8 @@ class Check:
         state: current, pending, ahead (a later release's migration was applied by a run of ours)
             or unknown.
         current, target: the database's revisions, and those the release needs.
-        pending: what is to be applied, in order.
+        pending: what is to be applied, in order; each is told with "online", true where its author has
+            labelled it safe to run while the release before serves, otherwise with the reason, "why".
         transactional: a failed migration is rolled back whole; None if that can't be told.
         message: a sentence; with state unknown, the reason.
         sessions: who else is connected to the database, see adapter_engines; None if that can't be told.
@@ -43,6 +44,12 @@ class Check:
     @property
     def known(self) -> bool:
         return self.state in ("current", "pending")
+
+    @property
+    def offline(self) -> list[str]:
+        """Why what is pending can't be applied while the site is up, one reason each; empty where it can."""
+        reasons = ((step["revision"], step.get("why", "")) for step in self.pending if not step.get("online"))
+        return [f"{revision or 'what is pending'}: {why}" for revision, why in reasons]
 
     @property
     def ours(self) -> dict[str, Any] | None:
