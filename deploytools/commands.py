@@ -222,9 +222,14 @@ def undo(  # noqa: PLR0911 - as in `do`
     raise ValueError(step.name)
 
 
-def journal(plan: Plan, settings: Settings, lines: Sequence[str], expect: int) -> tuple[Command, bytes]:
-    """The program that keeps the journal of a run, and the line that makes it add `lines` after `expect`."""
-    words = json.dumps({"expect": expect, "lines": list(lines)}).encode()
+def journal(
+    plan: Plan, settings: Settings, lines: Sequence[str], expect: int, phase: str = ""
+) -> tuple[Command, bytes]:
+    """The program that keeps the journal of a run, and the line that makes it add `lines` after `expect`.
+
+    The line is a sign of life, too, and says in which `phase` the run is.
+    """
+    words = json.dumps({"expect": expect, "lines": list(lines), "phase": phase}).encode()
     follow = program(settings, "journal", "follow", plan.run_id)
     return Command(follow, timeout=30, ahead=follow), words
 
@@ -297,7 +302,8 @@ def _acquire(plan: Plan, settings: Settings) -> tuple[str, ...]:
         release=plan.release,
         reason=plan.reason,
     )
-    return program(settings, "lock", "acquire", *options, *(["--or-go-on"] if plan.repeatable else []))
+    more = ["--or-go-on"] if plan.repeatable else []
+    return program(settings, "lock", "acquire", *options, "--journal", *more)
 
 
 def _stage(plan: Plan, settings: Settings) -> list[Command | Upload]:

@@ -5,6 +5,7 @@ The engine knows no step by name. What comes next is `saga`'s to say, how it is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ class Engine:
         stop: set by the operator's Ctrl-C.
         clock: monotonic seconds.
         wait: waits the given seconds, or less when something happens.
+        pulse: has `beat` called at once, by another thread.
     """
 
     plan: Plan
@@ -80,7 +82,10 @@ class Engine:
     clock: Callable[[], float]
     wait: Callable[[float], object]
     archive: Path | None = None
+    pulse: Callable[[], None] = lambda: None
     _ready: bool = field(default=False, init=False)
+    _phase: str = field(default="", init=False)
+    _storing: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def attach(self) -> None:
         """Write to the lock host from the start: a resumed run holds its lock already."""
@@ -117,10 +122,14 @@ class Engine:
         attempted = {host for host in act.hosts if progress.mark(step, host, undo=undo) is not None}
         if commands.in_window(self.plan, step) and not undo and not self._ready:
             self._get_ready(progress)
+        self._phase = f"undoing {step.name}" if undo else step.name
         intent = journal.intent(step.name, act.hosts, undo=undo)
-        progress = self._record(progress, intent, flush=undo or not step.looks)
+        takes_lock = self._takes_lock(act)
+        progress = self._record(progress, intent, flush=undo or not (step.looks or takes_lock))
+        if step.looks:
+            self.pulse()
         self.reporter.step(self.plan, step, act.hosts, undo=undo)
-        begun = self.clock()
+        begun, sent = self.clock(), len(self.journal.unstored())
         answers = self._ask(progress, act, attempted)
         seconds = self.clock() - begun
         records = []
@@ -128,11 +137,25 @@ class Engine:
             self.reporter.answer(step, host, answers[host], seconds)
             records.append(journal.outcome(step.name, host, answers[host], undo=undo, seconds=seconds))
         progress = self._record(progress, *records)
-        if step.name == "lock" and not undo:
+        if takes_lock:
             lock = answers[self.plan.lock_host].mark
             if lock.state is State.OK and not lock.value.get("without"):
+                self.journal.stored += sent
                 self.attach()
         return progress
+
+    def beat(self) -> None:
+        """Give the lock host a sign of life, and what it doesn't have of the journal; from another thread.
+
+        What comes of that is for the next intent to find out.
+        """
+        with contextlib.suppress(StoreLost, DeployError), self._storing:
+            if self.journal.store is None:
+                return
+            if self.journal.unstored():
+                self.journal.flush()
+            else:
+                self.journal.store([], self.journal.stored)
 
     def _get_ready(self, progress: Progress) -> None:
         """Start the programs of the whole window, before visitors wait for it.
@@ -176,10 +199,18 @@ class Engine:
                 self.wait(RETRY)
         return answers
 
+    def _takes_lock(self, act: Act) -> bool:
+        """Whether the lock, and with it the run's journal, isn't there yet; a resumed run has both."""
+        return act.step.name == "lock" and not act.undo and self.journal.store is None
+
     def _todo(self, progress: Progress, act: Act, host: str) -> list[Command | Upload]:
         if act.undo:
             return commands.undo(self.plan, act.step, progress, host, self.settings)
-        return commands.do(self.plan, act.step, progress, self.settings)
+        todo = commands.do(self.plan, act.step, progress, self.settings)
+        if self._takes_lock(act):  # the run's first records are on its disk before the lock is
+            first = "".join(f"{line}\n" for line in self.journal.unstored()).encode()
+            todo = [replace(item, stdin=first) for item in todo if isinstance(item, Command)]
+        return todo
 
     def _run(self, remote: Remote, todo: Sequence[Command | Upload]) -> Answer:
         """Run a step's commands on one host, up to the first that fails; the last one's answer counts."""
@@ -221,7 +252,8 @@ class Engine:
         deadline = self.clock() + RECONNECT
         while True:
             try:
-                return self.journal.flush()
+                with self._storing:
+                    return self.journal.flush()
             except StoreLost as error:
                 if self.plan.repeatable or self.stop.cancel.is_set() or self.clock() >= deadline:
                     raise self._journal_lost(error) from error
@@ -233,7 +265,7 @@ class Engine:
 
     def _store(self, lines: Sequence[str], expect: int) -> None:
         host = self.plan.lock_host
-        command, line = commands.journal(self.plan, self.settings, lines, expect)
+        command, line = commands.journal(self.plan, self.settings, lines, expect, self._phase)
         outcome = self.fleet.map(lambda remote: remote.ask(command, line), hosts=(host,))[host]
         if not isinstance(outcome, Ok):
             raise StoreLost(str(outcome.error))

@@ -162,6 +162,7 @@ def _runs(statuses: Mapping[str, Status], lock: Mapping[str, Any] | None) -> lis
         lines += [
             f"locked by {lock['by']} on {lock['laptop']} since {lock['since']}:"
             f" {lock['operation']}, run {lock['run_id']}",
+            f"  {_life(lock)}",
             "  if that run is not at work any more: fab deploy --resume, or fab deploy --abort",
         ]
     for host, status in statuses.items():
@@ -174,6 +175,14 @@ def _runs(statuses: Mapping[str, Status], lock: Mapping[str, Any] | None) -> lis
             f"  fab deploy --with-downtime takes it over; fab maint-up --force {run_id} lifts it",
         ]
     return lines
+
+
+def _life(lock: Mapping[str, Any]) -> str:
+    """What is heard of the process of whoever holds the lock."""
+    if lock.get("heard") is None:
+        return "nothing is heard of its operator's process"
+    phase = f" in the step {lock['phase']}" if lock.get("phase") else ""
+    return f"last heard of {_age(lock['heard'])} ago{phase}"
 
 
 def _age(seconds: float | None) -> str | None:

@@ -48,8 +48,9 @@ def turn_back(because: str) -> Record:
     return {"kind": "turn-back", "because": because}
 
 
-def resumed(by: str, laptop: str) -> Record:
-    return {"kind": "resumed", "by": by, "laptop": laptop}
+def resumed(by: str, laptop: str, without: Sequence[str] = ()) -> Record:
+    """Somebody goes on with the run, for good `without` these hosts."""
+    return {"kind": "resumed", "by": by, "laptop": laptop, "without": list(without)}
 
 
 def interrupted() -> Record:
@@ -87,12 +88,23 @@ def advance(progress: Progress, record: Record) -> Progress:
 
 
 def plan_of(records: Sequence[Record]) -> Plan:
-    """Given a run's records, return the plan it follows. Raises ValueError where the first isn't one."""
+    """Given a run's records, return the plan it follows, for the hosts that it wasn't resumed without.
+
+    Raises ValueError where the first isn't one.
+    """
     from pydantic import TypeAdapter
 
     if not records or records[0]["kind"] != "begin":
         raise ValueError("a journal begins with its plan")
-    return TypeAdapter(Plan).validate_python(records[0]["plan"])
+    plan = TypeAdapter(Plan).validate_python(records[0]["plan"])
+    gone = left_out(records)
+    return replace(plan, targets=tuple(target for target in plan.targets if target.host not in gone))
+
+
+def left_out(records: Sequence[Record]) -> tuple[str, ...]:
+    """Given a run's records, return the hosts that it was resumed without."""
+    named = (host for record in records if record["kind"] == "resumed" for host in record.get("without", ()))
+    return tuple(dict.fromkeys(named))
 
 
 @dataclass
@@ -128,8 +140,13 @@ class Journal:
     def flush(self) -> None:
         """Give the lock host what it doesn't have yet, in one round trip. Raises what `store` raises."""
         if self.store is not None and self.stored < len(self.records):
-            self.store([_line(record) for record in self.records[self.stored :]], self.stored)
-            self.stored = len(self.records)
+            count = len(self.records)  # another thread may append meanwhile
+            self.store([_line(record) for record in self.records[self.stored : count]], self.stored)
+            self.stored = count
+
+    def unstored(self) -> list[str]:
+        """The lines that the lock host doesn't have yet."""
+        return [_line(record) for record in self.records[self.stored :]]
 
 
 def _line(record: Record) -> str:

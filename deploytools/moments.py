@@ -25,6 +25,17 @@ def parse_until(text: str, now: datetime | None = None) -> str:
     return moment.isoformat(timespec="seconds")
 
 
+def parse_wait(text: str) -> float:
+    """Given 90, 90s, 30m or 1h30m, return it as seconds. Raises UsageError for anything else."""
+    match = re.fullmatch(r"(?=\d)(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", text.strip())
+    if match is None:
+        raise UsageError(
+            f"can't read the duration {text!r}", where="--lock-wait", next="use 90s, 30m or 1h30m"
+        )
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return hours * 3600.0 + minutes * 60 + seconds
+
+
 def _parse(text: str, now: datetime) -> datetime | None:
     if match := re.fullmatch(r"\+(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text):
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())

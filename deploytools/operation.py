@@ -34,6 +34,7 @@ from deploytools.errors import (
     UsageError,
 )
 from deploytools.fleet import Fleet, Ok
+from deploytools.heartbeat import Heartbeat
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
 from deploytools.remote import Remote, connector
@@ -98,11 +99,16 @@ def connected(
     Raises Unreachable with a line per host that can't be reached. Nothing has been done then.
     """
     with opened(settings, exclude, as_user=as_user) as fleet:
-        outcomes = fleet.connect()
-        lost = {host: outcome.error for host, outcome in outcomes.items() if not isinstance(outcome, Ok)}
-        if lost:
-            raise unreachable(lost, settings if exclude is not None else None)
+        connect(fleet, fleet.names, settings if exclude is not None else None)
         yield fleet
+
+
+def connect(fleet: Fleet, hosts: Sequence[str], settings: Settings | None = None) -> None:
+    """Connect to these hosts. Raises what `unreachable` makes of those that can't be reached."""
+    outcomes = fleet.map(lambda remote: None, hosts=hosts)
+    lost = {host: outcome.error for host, outcome in outcomes.items() if not isinstance(outcome, Ok)}
+    if lost:
+        raise unreachable(lost, settings)
 
 
 def base_plan(
@@ -186,9 +192,13 @@ def resume(
 ) -> Finished:
     """Go on with an interrupted run, or back out of it. Raises the DeployError that its end deserves.
 
-    The hosts in `exclude` stay as they are. UsageError where the run needs another that isn't in the fleet.
+    The hosts in `exclude` stay as they are, and are none of this run's any more, which its journal says.
+    UsageError where the run needs another that isn't in the fleet.
     """
     plan = _without(journal.plan_of(records), exclude, fleet)
+    connect(fleet, plan.hosts, settings)
+    for line in parted_with(records, exclude):
+        reporter.note(line)
     progress = journal.fold(records)
     if abort and not progress.reverting and not saga.may_turn_back(plan, progress):
         raise InMaintenance(
@@ -198,7 +208,7 @@ def resume(
         )
     log = Journal(_mirror(plan.run_id), time.time, records=list(records), stored=len(records))
     by, laptop = operator()
-    log.append(journal.resumed(by, laptop))
+    log.append(journal.resumed(by, laptop, exclude))
     if abort and not progress.reverting:
         log.append(journal.turn_back(f"aborted by {by}"))
     return _run(plan, settings, fleet, reporter, log, aborting=abort)
@@ -230,7 +240,9 @@ def _run(
         if log.stored:
             engine.attach()
         try:
-            progress = engine.run()
+            with Heartbeat(engine.beat) as heart:
+                engine.pulse = heart.soon
+                progress = engine.run()
         except JournalLost as error:
             progress = journal.fold(log.records)
             kind = InMaintenance if saga.in_maintenance(plan, progress) else Interrupted
@@ -242,6 +254,25 @@ def _run(
     if not (aborting and progress.verdict is Verdict.REVERTED):
         conclude(plan, progress, log.records)
     return Finished(plan, log.records)
+
+
+def parted_with(records: Sequence[Record], exclude: Sequence[str] = ()) -> list[str]:
+    """Given a run's records, say where each host stands that it goes on without."""
+    whole, progress = journal.plan_of(records[:1]), journal.fold(records)
+    lines = []
+    for host in dict.fromkeys((*journal.left_out(records), *exclude)):
+        if host not in whole.hosts:
+            continue
+        down = "in maintenance" if host in saga.in_maintenance(whole, progress) else "not in maintenance"
+        swapped = progress.marks.get(("swap", host))
+        release = f"on {whole.previous(host) or 'nothing'}"
+        if swapped is not None and swapped.value.get("unchanged") is not True:
+            release = f"on {whole.release}" if swapped.state is saga.State.OK else "on nobody knows what"
+        lines.append(
+            f"without {host}, which was last seen {down}, {release}: when it is back, bring it to the"
+            f" others' release by fab -H {host} deploy before visitors reach it"
+        )
+    return lines
 
 
 def _without(plan: Plan, exclude: Sequence[str], fleet: Fleet) -> Plan:

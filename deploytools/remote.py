@@ -103,7 +103,7 @@ class StillRunning(OutcomeUnknown):
 
 
 class Remote:
-    """One host. For one thread at a time, except `close`, which frees a thread that hangs.
+    """One host. For one thread at a time, except `close`, which frees a thread that hangs, and except `ask`.
 
     Args:
         host: where to; what it leaves open (user, port) is for ssh_config to say.
@@ -128,7 +128,7 @@ class Remote:
         self._host, self._ssh_config, self._jump, self._behind = host, ssh_config, jump, behind
         self._timeout = connect_timeout
         self._gateways = gateways or Gateways()
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
         self._connection: Connection | None = None
         self._cleanup = contextlib.ExitStack()
         self._unfinished: list[Channel] = []
@@ -148,6 +148,11 @@ class Remote:
         """
         if self.alive:
             return
+        with self._opening:
+            if not self.alive:
+                self._open()
+
+    def _open(self) -> None:
         self.close()
         how = options.resolve(
             self._host.host, self._host.user, self._host.port, config=self._ssh_config, jump=self._jump

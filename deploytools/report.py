@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from deploytools import __version__
 from deploytools.commands import Answer
 from deploytools.errors import DeployError
-from deploytools.journal import Record, plan_of, times
+from deploytools.journal import Record, left_out, plan_of, times
 from deploytools.plan import Plan, Scope, Step
 from deploytools.saga import State
 from deploytools.settings import Settings
@@ -79,6 +79,8 @@ def summary(records: Sequence[Record]) -> str:
         )
     if run["migration_seconds"] is not None:
         lines.append(f"  migration  {run['migration_seconds']:.1f} s")
+    if left_out(records):
+        lines.append(f"  left out   {', '.join(left_out(records))}")
     lines.append(f"  run        {run['run_id']} by {run['by']}, {run['seconds']:.1f} s")
     return "\n".join(lines)
 

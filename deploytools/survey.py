@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ from deploytools.remote import Remote
 from deploytools.settings import Settings
 
 Status = Mapping[str, Any]
+# Between two looks at a lock, in seconds; and after how many without a sign of life its holder has gone,
+# as hostlib.runs.deploylock has it.
+LOOK, SILENCE = 1.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,68 @@ def open_lock(fleet: Fleet, settings: Settings) -> dict[str, Any]:
     return lock
 
 
+def wait_for_lock(
+    fleet: Fleet,
+    settings: Settings,
+    seconds: float,
+    note: Callable[[str], None],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return when nobody holds the lock, or after `seconds`: then whoever takes it is told who has it."""
+    deadline, told = clock() + seconds, None
+    while seconds and (lock := ask_one(fleet, settings, "lock", "show").get("lock")):
+        if lock["run_id"] != told:
+            note(f"waiting for run {lock['run_id']} by {lock['by']} on {lock['laptop']}: {lock['operation']}")
+        told = lock["run_id"]
+        if clock() >= deadline:
+            return
+        sleep(min(LOOK, max(0.0, deadline - clock())))
+
+
+def wait_until_gone(
+    fleet: Fleet,
+    settings: Settings,
+    lock: Mapping[str, Any],
+    note: Callable[[str], None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return when the process that carried out the run which holds the lock is known to have gone.
+
+    That is at once where it ended while its host could see it, and after SILENCE seconds otherwise.
+    Raises LockHeld where it gives another sign of life.
+    """
+    if lock.get("heard") is None or lock["heard"] >= SILENCE:
+        return
+    note(f"looking whether {lock['by']} on {lock['laptop']} is still at work on run {lock['run_id']}")
+    before = lock["heard"]
+    while lock and lock.get("heard") is not None and lock["heard"] < SILENCE:
+        if lock["heard"] < before:
+            raise LockHeld(
+                f"run {lock['run_id']} is at work: {lock['by']} on {lock['laptop']}",
+                where=str(settings.lock_host),
+                state="nothing was changed by this command",
+                next=f"wait for it, or ask {lock['by']} to end it by Ctrl-C; fab status tells how far it is",
+            )
+        before = lock["heard"]
+        sleep(LOOK)
+        lock = ask_one(fleet, settings, "lock", "show").get("lock") or {}
+
+
 def read_journal(fleet: Fleet, settings: Settings, run_id: str) -> list[Record]:
     """Return the records of one run."""
-    return list(ask_one(fleet, settings, "journal", "read", run_id)["records"])
+    try:
+        return list(ask_one(fleet, settings, "journal", "read", run_id)["records"])
+    except UsageError as error:
+        raise UsageError(
+            f"run {run_id} holds the lock, but has no journal: it was taken by hand, or the journal was lost",
+            where=str(settings.lock_host),
+            state="nothing was changed by this command",
+            next=f"fab status; if nothing is under way, fab unlock --force {run_id}",
+            details=error.details,
+        ) from error
 
 
 def past_runs(fleet: Fleet, settings: Settings) -> tuple[dict[str, list[Record]], dict[str, str]]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from deploytools.settings import Settings
 
 _EXCLUDE = "leave this host out; may be given several times"
+_LOCK_WAIT = "how long to wait for another run that is at work, before the plan is made: 90s, 30m"
 _BATCH = "how many hosts at a time: a number, or a share like 25%"
 
 
@@ -26,6 +27,7 @@ _BATCH = "how many hosts at a time: a number, or a share like 25%"
         "until": "when the window is expected to end: +30m, HH:MM or an ISO 8601 time",
         "batch": _BATCH,
         "exclude": _EXCLUDE,
+        "lock-wait": _LOCK_WAIT,
         "resume": "go on with the interrupted run, from any laptop",
         "abort": "back out of the interrupted run, from any laptop",
     },
@@ -41,6 +43,7 @@ def deploy(
     until: str | None = None,
     batch: str | None = None,
     exclude: Any = None,
+    lock_wait: str = "0",
     resume: bool = False,
     abort: bool = False,
 ) -> None:
@@ -53,7 +56,7 @@ def deploy(
     from deploytools import release, survey
     from deploytools.errors import NeedsWindow
     from deploytools.executor import current_settings
-    from deploytools.moments import parse_until
+    from deploytools.moments import parse_until, parse_wait
     from deploytools.report import PlainReporter, summary
 
     if resume or abort:
@@ -72,17 +75,20 @@ def deploy(
     settings = current_settings(c)
     reporter = PlainReporter(sys.stderr)
     if resume or abort:
-        with op.connected(settings, exclude) as fleet:
-            records = survey.read_journal(fleet, settings, survey.open_lock(fleet, settings)["run_id"])
+        with op.opened(settings, exclude) as fleet:
+            lock = survey.open_lock(fleet, settings)
+            survey.wait_until_gone(fleet, settings, lock, reporter.note)
+            records = survey.read_journal(fleet, settings, lock["run_id"])
             finished = op.resume(records, settings, fleet, reporter, abort=abort, exclude=exclude or ())
         print(summary(finished.records))
         return
     now = datetime.now(timezone.utc)
-    ends = parse_until(until or f"+{settings.window.expected:.0f}s", now)
+    ends, patience = parse_until(until or f"+{settings.window.expected:.0f}s", now), parse_wait(lock_wait)
     source = release.resolve(settings, ref, now)
     for line in source.dirty:
         reporter.note(f"not committed, so not shipped: {line}")
     with op.connected(settings, exclude) as fleet:
+        survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan(
             "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
@@ -115,10 +121,11 @@ def deploy(
         "back": "back to the generation that is still warm (app.soak_time)",
         "batch": _BATCH,
         "exclude": _EXCLUDE,
+        "lock-wait": _LOCK_WAIT,
     },
     iterable=["exclude"],
 )
-def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None) -> None:
+def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None, lock_wait: str = "0") -> None:
     """Replace the application's process on the release it has, dropping nothing."""
     from dataclasses import replace
 
@@ -126,16 +133,18 @@ def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None) -
     from deploytools import plan as plans
     from deploytools import survey
     from deploytools.executor import current_settings
+    from deploytools.moments import parse_wait
     from deploytools.report import PlainReporter, summary
 
-    settings = current_settings(c)
+    settings, reporter, patience = current_settings(c), PlainReporter(sys.stderr), parse_wait(lock_wait)
     with op.connected(settings, exclude) as fleet:
+        survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan("hotswap", settings, statuses, exclude=exclude)
         if back:
             base = replace(base, release=plans.warm_release({host: statuses[host] for host in base.hosts}))
         wanted = plans.hotswap_plan(base, settings, batch=_batch(batch, base), back=back)
-        finished = op.carry_out(wanted, settings, fleet, PlainReporter(sys.stderr))
+        finished = op.carry_out(wanted, settings, fleet, reporter)
     print(summary(finished.records))
 
 
@@ -144,26 +153,31 @@ def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None) -
         "to": "the release to go back to, as `fab releases` shows it (default: the one before)",
         "yes": "don't ask",
         "exclude": _EXCLUDE,
+        "lock-wait": _LOCK_WAIT,
     },
     iterable=["exclude"],
 )
-def rollback(c: Any, to: str | None = None, yes: bool = False, exclude: Any = None) -> None:
+def rollback(
+    c: Any, to: str | None = None, yes: bool = False, exclude: Any = None, lock_wait: str = "0"
+) -> None:
     """Go back to an earlier release that is still on the hosts; refuses when the schema has moved past it."""
     from deploytools import operation as op
     from deploytools import plan as plans
     from deploytools import survey
     from deploytools.executor import current_settings
+    from deploytools.moments import parse_wait
     from deploytools.report import PlainReporter, summary
 
-    settings = current_settings(c)
+    settings, reporter, patience = current_settings(c), PlainReporter(sys.stderr), parse_wait(lock_wait)
     with op.connected(settings, exclude) as fleet:
+        survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         on_hosts = survey.ask(fleet, settings, "release", "list")
         target = plans.rollback_target(on_hosts, to)
         base = op.base_plan("rollback", settings, statuses, exclude=exclude, release=target)
         wanted = plans.rolling_plan(base, settings, ship=False)
         _confirm(wanted, yes)
-        finished = op.carry_out(wanted, settings, fleet, PlainReporter(sys.stderr))
+        finished = op.carry_out(wanted, settings, fleet, reporter)
     print(summary(finished.records))
 
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -164,3 +165,68 @@ def test_by_hand_it_answers_in_sentences(host: WebHost) -> None:
     refused = host.run("lock", "release", "--run-id", "run2", as_json=False)
     assert refused.out == ""
     assert "held by ann on tp" in refused.err
+
+
+FIRST = '{"kind": "begin", "n": 1}\n{"kind": "intent", "n": 2}\n'
+
+
+def acquire_with_journal(host: WebHost, run_id: str, text: str = FIRST) -> subprocess.CompletedProcess[str]:
+    argv = [host.tools / "lock", *asking(run_id), "--journal", "--json"]
+    return subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
+
+
+def journal(host: WebHost, run_id: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = host.run("journal", "read", run_id).json["records"]
+    return found
+
+
+def test_the_first_records_of_a_run_are_there_before_its_lock_is(host: WebHost) -> None:
+    state = host.root / "state"
+    assert acquire_with_journal(host, "run1").returncode == 0
+    assert [record["n"] for record in journal(host, "run1")] == [1, 2]
+    assert (state / "journal").stat().st_ctime_ns <= (state / "lock").stat().st_ctime_ns
+    assert acquire_with_journal(host, "run1").returncode == 0, "asked again, it adds nothing"
+    assert len(journal(host, "run1")) == 2
+
+
+def test_a_run_that_does_not_get_the_lock_leaves_no_journal(host: WebHost) -> None:
+    acquire(host, "run1")
+    assert acquire_with_journal(host, "run2").returncode == 5
+    assert host.run("journal", "read", "run2").code == 2
+
+
+def test_without_its_first_records_on_the_disk_a_run_gets_no_lock(host: WebHost) -> None:
+    assert acquire_with_journal(host, "run1", "nonsense\n").returncode != 0
+    assert holder(host) is None
+
+
+def test_who_holds_the_lock_is_told_with_where_they_are_as_long_as_they_live(host: WebHost) -> None:
+    acquire_with_journal(host, "run1")
+    argv = [str(host.tools / "journal"), "follow", "run1", "--json"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as follow:
+        assert follow.stdin is not None
+        assert follow.stdout is not None
+        follow.stdin.write('{"expect": 2, "lines": [], "phase": "migrate"}\n')
+        follow.stdin.flush()
+        assert json.loads(follow.stdout.readline())["ok"]
+        alive = acquire(host, "run2").error
+        shown = host.run("lock", "show").json["lock"]
+        follow.communicate(timeout=30)  # the operator's process ends, and its connection with it
+
+    assert (shown["phase"], shown["heard"] < 20) == ("migrate", True)
+    assert "in the step migrate" in alive["what"]
+    assert "--lock-wait" in alive["next"]
+    assert "ask ann" in alive["next"]
+    dead = acquire(host, "run2").error
+    assert "nothing is heard of its operator's process" in dead["what"]
+    assert dead["next"].startswith("fab deploy --resume goes on with that run, fab deploy --abort backs out")
+
+
+def test_another_runs_sign_of_life_is_none_of_this_ones(host: WebHost) -> None:
+    acquire(host, "run1")
+    (host.root / "state" / "lock" / "heartbeat.json").unlink()
+    argv = [str(host.tools / "journal"), "follow", "run2", "--json"]
+    line = '{"expect": 0, "lines": [], "phase": "swap"}\n'
+    subprocess.run(argv, input=line, capture_output=True, text=True, check=True)
+
+    assert host.run("lock", "show").json["lock"]["heard"] is None

@@ -71,6 +71,7 @@ class World:
     stored: list[dict[str, Any]] = field(default_factory=list)
     before: Callable[[str, str], None] = lambda host, word: None
     ready: dict[str, list[str]] = field(default_factory=dict)
+    lines: list[bytes] = field(default_factory=list)
 
     def map(self, work: Callable[[Any], Any], hosts: Sequence[str]) -> dict[str, Outcome[Any]]:
         outcomes: dict[str, Outcome[Any]] = {}
@@ -90,11 +91,15 @@ class World:
         self.before(host, word)
         self.said.append((host, word))
         code, value = self._obey(host, word) or (0, {"ok": True, "target": ["0002"], "seconds": 1.0})
+        if word == "lock acquire" and code == 0 and not value.get("without"):
+            assert not self.stored
+            self.stored += [json.loads(line) for line in (command.stdin or b"").splitlines()]
         return Result(code, json.dumps(value), "", 0.0)
 
     def keep(self, host: str, line: bytes) -> bytes:
         """The journal on the lock host."""
         self.before(host, "journal")
+        self.lines.append(line)
         orders = self._obey(host, "journal")
         if orders:
             return json.dumps(orders[1]).encode()
@@ -241,6 +246,73 @@ def test_a_step_that_only_looks_does_not_wait_for_its_intent_to_be_durable(tmp_p
     assert stored["down"][-1] == "maintenance-on"
     assert stored["drain"][-1] == "maintenance-on"
     assert stored["migrate run"][-2:] == ["drain", "migrate"]
+
+
+def test_a_beat_tells_the_phase_and_brings_what_the_lock_host_does_not_have(tmp_path: Path) -> None:
+    world = World()
+    running = engine(world, tmp_path)
+    seen: list[tuple[str, str]] = []
+    told: list[dict[str, Any]] = []
+
+    def look(host: str, word: str) -> None:
+        if word == "drain" and host == "web1":
+            running.beat()
+            running.beat()
+            seen.extend((record["kind"], record.get("step", "")) for record in world.stored[-1:])
+            told.extend(json.loads(line) for line in world.lines[-2:])
+
+    world.before = look
+    running.beat()  # without a lock there is nothing to tell
+    assert world.lines == []
+    assert running.run().verdict is Verdict.DONE
+
+    assert seen == [("intent", "drain")]
+    assert [len(words["lines"]) > 0 for words in told] == [True, False]
+    assert [words["phase"] for words in told] == ["drain", "drain"]
+
+
+def test_a_beat_that_does_not_get_through_changes_nothing(tmp_path: Path) -> None:
+    world = World()
+    running = engine(world, tmp_path)
+    world.scripted = {("web1", "journal"): [None, None]}
+
+    def look(host: str, word: str) -> None:
+        if word == "drain" and host == "web1":
+            world.scripted = {("web1", "journal"): [lost()]}
+            running.beat()
+
+    world.before = look
+    assert running.run().verdict is Verdict.DONE
+    assert world.stored[-1]["kind"] == "end"
+
+
+def test_the_lock_and_the_first_records_come_in_one(tmp_path: Path) -> None:
+    world = World()
+    kinds: list[list[str]] = []
+    world.before = lambda host, word: kinds.append([record["kind"] for record in world.stored])
+
+    engine(world, tmp_path).run()
+
+    assert kinds[0] == []
+    assert kinds[1] == ["begin", "intent"], "once it has the lock"
+
+
+def test_a_run_that_crashed_right_after_it_took_the_lock_is_aborted_from_its_journal(tmp_path: Path) -> None:
+    world = World()
+    crashed = engine(world, tmp_path)
+    world.before = lambda host, word: (_ for _ in ()).throw(KeyboardInterrupt) if word == "doctor" else None
+    with pytest.raises(KeyboardInterrupt):
+        crashed.run()
+    records, world.before = list(world.stored), lambda host, word: None
+    world.said.clear()
+
+    log = Journal(tmp_path / "other.jsonl", crashed.clock, records=records, stored=len(records))
+    log.append(journal.resumed("bob", "sofa"), journal.turn_back("aborted by bob"))
+    other = replace(crashed, journal=log)
+    other.attach()
+
+    assert other.run().verdict is Verdict.REVERTED
+    assert world.said == [("web1", "lock release")]
 
 
 def test_a_migration_that_changed_nothing_is_undone(tmp_path: Path) -> None:

@@ -121,12 +121,13 @@ def test_a_window_is_told_once_and_that_it_has_overrun() -> None:
     hosts = {host: down(until="12:30:00Z", run_id="run-1", reason="new schema") for host in HUNDRED}
     hosts["web2"] = down("11:59:58Z", until="12:30:00Z", run_id="run-1", reason="new schema", overrun=125)
     lock = {"by": "ann", "laptop": "desk", "since": "noon", "operation": "deploy", "run_id": "run-1"}
-    lines = status_text("guestbook", hosts, lock).splitlines()
+    lines = status_text("guestbook", hosts, {**lock, "phase": "migrate", "heard": 4.2}).splitlines()
 
     assert lines[3:] == [
         "in maintenance: all 100 hosts, since 11:59:58Z, by ann, until 12:30:00Z, which was 2 min ago,"
         " run run-1, why: new schema",
         "locked by ann on desk since noon: deploy, run run-1",
+        "  last heard of 4 s ago in the step migrate",
         "  if that run is not at work any more: fab deploy --resume, or fab deploy --abort",
     ]
 

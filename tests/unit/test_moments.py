@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 import pytest
 
 from deploytools.errors import UsageError
-from deploytools.moments import parse_until
+from deploytools.moments import parse_until, parse_wait
 
 NOW = datetime(2026, 5, 1, 22, 30, tzinfo=timezone.utc)
 
@@ -47,3 +47,17 @@ def test_anything_else_is_refused(text: str) -> None:
 def test_a_moment_in_the_past_is_refused() -> None:
     with pytest.raises(UsageError, match="passed already"):
         parse_until("2020-01-01T00:00:00Z", NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), ("90", 90), ("90s", 90), ("30m", 1800), ("1h30m", 5400)]
+)
+def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
+    assert parse_wait(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "1d", "5m3h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="can't read the duration") as caught:
+        parse_wait(text)
+    assert caught.value.where == "--lock-wait"

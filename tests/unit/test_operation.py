@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from deploytools import operation
+from deploytools import journal, operation
 from deploytools import plan as plans
 from deploytools.commands import Command
 from deploytools.errors import (
@@ -67,6 +67,38 @@ def test_a_held_run_goes_on_without_a_host_that_died(held: World) -> None:
     assert caught.value.state == "what was wanted is done on web1"
     assert caught.value.details == ("web2: swap: not ready",)
     assert "web2" not in {host for host, _ in held.said}
+
+
+def test_a_host_that_a_run_was_resumed_without_is_told_and_stays_left_out(held: World) -> None:
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    held.scripted = {("web1", "up"): [failing("no answer", unchanged=False)]}
+    with fleet(held, "web1") as left, pytest.raises(InMaintenance):
+        operation.resume(held.stored, SETTINGS, left, reporter, exclude=["web2"])  # type: ignore[arg-type]
+
+    (told,) = [note for note in notes if note.startswith("without web2")]
+    assert "last seen in maintenance, on r1" in told
+    assert "fab -H web2 deploy" in told
+    assert journal.left_out(held.stored) == ("web2",)
+    held.said.clear()
+    with fleet(held, "web1", "web2") as both, pytest.raises(Unfinished):
+        operation.resume(held.stored, SETTINGS, both, Silent())  # type: ignore[arg-type]
+    assert "web2" not in {host for host, _ in held.said}
+
+
+def test_a_host_that_is_away_stops_a_resumed_run_before_it_does_anything(
+    held: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Linked) -> None:
+        if self.name == "web2":
+            raise Unreachable("no route to web2")
+
+    monkeypatch.setattr(Linked, "open", refuse)
+    with fleet(held, "web1", "web2") as both, pytest.raises(Unreachable) as caught:
+        operation.resume(held.stored, SETTINGS, both, Silent())  # type: ignore[arg-type]
+
+    assert (held.said, caught.value.state) == ([], "nothing was changed")
 
 
 @pytest.mark.parametrize("exclude", [[], ["web1", "web2"]])

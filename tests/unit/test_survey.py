@@ -11,7 +11,7 @@ import pytest
 
 from deploytools import __version__, examination, survey
 from deploytools.commands import Command
-from deploytools.errors import Unreachable
+from deploytools.errors import LockHeld, Unreachable
 from deploytools.fleet import Fleet
 from deploytools.remote import Result
 from deploytools.settings import Host
@@ -121,3 +121,77 @@ def test_what_hosts_do_not_agree_on_is_told_with_the_hosts_on_each_side() -> Non
         "release: r1 on web[1-6], web[8-100] (99 of 100 hosts); r2 on web7",
     ]
     assert survey.disagreements({"web1": of(release="r1"), "web2": of(release="r1")}) == []
+
+
+LOCK = {"run_id": "run-0", "by": "ann", "laptop": "desk", "operation": "deploy", "phase": "migrate"}
+
+
+class Locked(Link):
+    """A lock host that tells another of these each time it is asked, the last one for ever."""
+
+    def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+        told = self.answer.pop(0) if len(self.answer) > 1 else self.answer[0]
+        return Result(0, json.dumps({"ok": True, "lock": told}), "", 0.1)
+
+
+def locked(*told: Any) -> Fleet[Any]:
+    return Fleet([Host("web1")], lambda host: Locked(str(host), list(told)))
+
+
+class Clock:
+    """Time that passes only when somebody waits."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_lock_is_waited_for_and_it_is_said_whose_it_is() -> None:
+    clock, notes = Clock(), list[str]()
+    fleet = locked(LOCK, LOCK, {**LOCK, "run_id": "run-1"}, None)
+
+    survey.wait_for_lock(fleet, SETTINGS, 600, notes.append, clock=clock, sleep=clock.sleep)
+
+    assert notes == [f"waiting for run {run} by ann on desk: deploy" for run in ("run-0", "run-1")]
+    assert clock.now < 1010
+
+
+def test_a_lock_is_waited_for_no_longer_than_was_said() -> None:
+    clock = Clock()
+
+    survey.wait_for_lock(locked(LOCK), SETTINGS, 90, lambda _: None, clock=clock, sleep=clock.sleep)
+
+    assert clock.now == 1090
+
+
+def test_without_a_word_nobody_waits_or_asks() -> None:
+    survey.wait_for_lock(locked(), SETTINGS, 0, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [{**LOCK, "heard": None}],
+        [{**LOCK, "heard": 3600.0}],
+        [{**LOCK, "heard": 3.0}, {**LOCK, "heard": 4.0}, {**LOCK, "heard": None}],
+        [{**LOCK, "heard": 18.0}, {**LOCK, "heard": 19.0}, {**LOCK, "heard": 20.0}],
+        [{**LOCK, "heard": 3.0}, None],
+    ],
+    ids=["seen to end", "long ago", "ends", "silent", "let go"],
+)
+def test_a_run_whose_process_has_gone_may_be_taken_over(told: list[Any]) -> None:
+    survey.wait_until_gone(locked(*told[1:], None), SETTINGS, told[0], lambda _: None, sleep=lambda _: None)
+
+
+def test_a_run_that_is_at_work_is_not_taken_over() -> None:
+    fleet = locked({**LOCK, "heard": 4.0}, {**LOCK, "heard": 0.2})
+
+    with pytest.raises(LockHeld, match="run run-0 is at work: ann on desk") as caught:
+        survey.wait_until_gone(fleet, SETTINGS, {**LOCK, "heard": 3.0}, lambda _: None, sleep=lambda _: None)
+
+    assert caught.value.exit_code == 5
+    assert "Ctrl-C" in (caught.value.next or "")

@@ -3,16 +3,22 @@
 The directory is built under another name and renamed, so a lock without details is never seen.
 rename(2) refuses to replace a directory that isn't empty, which is what makes it a lock; flock on
 ROOT/state only keeps "look who holds it, then take it away" in one piece.
+
+The run's first records are in its journal before the lock is there: whoever finds it can go on from them.
+heartbeat.json beside the details is the sign of life of the operator's process: it says in which phase the
+run is, is written every few seconds, and is taken away as soon as that process has gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +26,86 @@ from hostlib.files import read_json, sync_directory, write_json
 from hostlib.locking import exclusive
 from hostlib.names import timestamp
 from hostlib.program import BUSY, TOOLS, Config, Failure, Result
+from hostlib.runs import journals
 
 WAIT = 30  # seconds
+# Without a sign of life for so many seconds the operator's process counts as gone: three beats and a retry.
+ALIVE = 20.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def holder(config: Config) -> dict[str, Any] | None:
-    """The details of the lock; None where nobody holds it."""
-    return read_json(_path(config) / "details.json")
+    """The details of the lock; None where nobody holds it.
+
+    With "phase", where the run says in which step it is, and "heard", how many seconds ago it said so;
+    both None where its operator's process has gone.
+    """
+    held = _details(config)
+    if held is None:
+        return None
+    phase, heard = None, None
+    with contextlib.suppress(OSError, ValueError):
+        beat = _path(config) / "heartbeat.json"
+        heard = max(0.0, round(time.time() - beat.stat().st_mtime, 1))
+        phase = json.loads(beat.read_text()).get("phase")
+    return {**held, "phase": phase, "heard": heard}
 
 
-def acquire(config: Config, details: dict[str, Any], *, or_go_on: bool = False) -> Result:
+def beat(config: Config, run_id: str, phase: str) -> None:
+    """Say that the run `run_id` is alive, if it holds the lock. Harmless where that can't be written."""
+    held = _details(config)
+    if held is None or held["run_id"] != run_id:
+        return
+    # Not write_json: nobody needs it after a power loss, so it need not wait for the disk.
+    new = _path(config) / f".heartbeat.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        new.write_text(json.dumps({"phase": phase, "pid": os.getpid()}))
+        os.rename(new, _path(config) / "heartbeat.json")
+
+
+def gone(config: Config) -> None:
+    """Say that the operator's process, whose signs of life we wrote, has gone."""
+    path = _path(config) / "heartbeat.json"
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text())["pid"] == os.getpid():
+            path.unlink()
+
+
+def acquire(config: Config, details: dict[str, Any], *, journal: str = "", or_go_on: bool = False) -> Result:
     """Take the lock for the run `details["run_id"]`; Failure (exit code 5) where another run has it.
 
-    With `or_go_on` a disk without room is no failure, where nobody holds the lock.
+    `journal` is the first lines of the run's journal, written before. With `or_go_on` a disk without room
+    is no failure, where nobody holds the lock.
     """
     with exclusive(config.state, wait=WAIT):
-        held = holder(config)
+        held = _details(config)
         if held is not None and held["run_id"] == details["run_id"]:
             return {"changed": False, "lock": held, "message": "this run holds the lock already"}
         if held is not None:
-            raise _busy(held)
+            raise _busy(config)
         details = {**details, "since": timestamp()}
         try:
+            if journal:
+                journals.append(config, details["run_id"], journal, 0)
             _put(config, details)
-        except OSError as error:
-            if not or_go_on or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        except (OSError, Failure) as error:
+            cause = error.__cause__ if isinstance(error, Failure) else error
+            if not or_go_on or not isinstance(cause, OSError) or cause.errno not in NO_ROOM:
                 raise
-            why = f"{config.state} can't be written ({error.strerror}), so this run has no lock"
+            why = f"{config.state} can't be written ({cause.strerror}), so this run has no lock"
             return {"changed": False, "without": True, "message": why}
+    beat(config, details["run_id"], "lock")
     return {"changed": True, "lock": details, "message": f"locked by run {details['run_id']}"}
 
 
 def release(config: Config, run_id: str) -> Result:
     """Let the lock of `run_id` go; harmless where there is none; Failure (exit code 5) if it's another's."""
     with exclusive(config.state, wait=WAIT):
-        held = holder(config)
+        held = _details(config)
         if held is None:
             return {"changed": False, "message": "nobody holds the lock"}
         if held["run_id"] != run_id:
-            raise _busy(held)
+            raise _busy(config)
         _take_away(config)
     return {"changed": True, "message": f"run {run_id} let the lock go"}
 
@@ -94,13 +141,22 @@ def _migration_at_work(config: Config, run_id: str) -> str:
 
 
 def describe(held: dict[str, Any]) -> str:
-    """Who, from where, since when, what, and why."""
+    """Who, from where, since when, what and why; in which phase, and when that was last heard."""
     text = f"{held['by']} on {held['laptop']} since {held['since']}: {held['operation']}"
     if held.get("release"):
         text += f" of {held['release']}"
     if held.get("reason"):
         text += f" ({held['reason']})"
-    return f"{text}, run {held['run_id']}"
+    text += f", run {held['run_id']}"
+    if held.get("heard") is None:
+        return f"{text}; nothing is heard of its operator's process"
+    phase = f" in the step {held['phase']}" if held.get("phase") else ""
+    return f"{text}; last heard of {held['heard']:.0f} s ago{phase}"
+
+
+def is_alive(held: dict[str, Any]) -> bool:
+    """Whether there was a sign of life lately."""
+    return held.get("heard") is not None and held["heard"] < ALIVE
 
 
 def _path(config: Config) -> Path:
@@ -126,12 +182,22 @@ def _take_away(config: Config) -> None:
     shutil.rmtree(removed)
 
 
-def _busy(held: dict[str, Any]) -> Failure:
+def _details(config: Config) -> dict[str, Any] | None:
+    return read_json(_path(config) / "details.json")
+
+
+def _busy(config: Config) -> Failure:
+    held = holder(config)
+    assert held is not None, "we hold the lock of its directory"
+    dead = (
+        "fab deploy --resume goes on with that run, fab deploy --abort backs out of it"
+        f" (fab unlock --force {held['run_id']} frees the lock and leaves everything else as it is)"
+    )
+    wait = f"wait for that run (fab deploy --lock-wait 30m does), or ask {held['by']}; once it is dead: "
     return Failure(
         f"the lock is held by {describe(held)}",
         state="nothing was changed",
-        next="wait for that run, or if you are sure that it is dead: fab deploy --resume or --abort"
-        f" (fab unlock --force {held['run_id']} frees the lock and leaves everything else as it is)",
+        next=f"{wait if is_alive(held) else ''}{dead}",
         exit_code=BUSY,
         lock=held,
         unchanged=True,  # of the run, not only of this call: it doesn't have the lock

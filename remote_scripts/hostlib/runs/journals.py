@@ -6,6 +6,7 @@ passed over by readers and cut off by the next append.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -144,7 +145,7 @@ def _write(path: Path, records: Sequence[Record]) -> None:
         os.ftruncate(descriptor, end)
         try:
             if os.write(descriptor, data.encode()) != len(data.encode()):
-                raise OSError("only a part of the records could be written: no space is left")
+                raise OSError(errno.ENOSPC, "only a part of the records could be written")
             os.fsync(descriptor)
         except OSError as error:
             os.ftruncate(descriptor, end)
