@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -554,6 +555,27 @@ def test_of_two_swaps_at_once_the_second_is_sent_away(site: Site) -> None:
     assert (second.code, second.error["what"]) == (5, "another swap is at work on this host")
     assert json.loads(first.communicate()[0])["generation"] == 2
     site.assert_only(site.serving())
+
+
+@pytest.mark.parametrize("reap_comes_first", [True, False])
+def test_a_swap_and_the_end_of_a_soak_time_wait_for_each_other(site: Site, reap_comes_first: bool) -> None:
+    """`swap --reap` comes by itself: that is nobody's fault, and no reason to send anyone away."""
+    site.first()
+    with generations.one_swap_at_a_time(site.host.hostlib_config, reaping=reap_comes_first):
+        waiting = site.host.start("swap", *([] if reap_comes_first else ["--reap"]))
+        lock = site.host.run_dir / "swap.lock"
+        wait_until(lambda: has_open(waiting.pid, lock) or waiting.poll() is not None)
+    out, _ = waiting.communicate(timeout=60)
+
+    assert waiting.returncode == 0, out
+    assert site.generation() == (2 if reap_comes_first else 1)
+    site.assert_only(site.serving())
+
+
+def has_open(pid: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(entry.resolve() == path for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 # -- after a reboot ---------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import fcntl
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ STARTING = "starting"  # the public never reached it
 SERVING = "serving"  # the web server was led to it, and was not yet seen to be led elsewhere
 DRAINING = "draining"  # no new request can reach it; old ones may still be in it
 WARM = "warm"  # idle, and kept until `until` for `swap --back`
+
+REAPING = 1  # the size of swap.lock while `swap --reap` holds it
+REAPING_TAKES = 60.0  # seconds at most, with applications that don't end when they are asked to
+POLL = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -112,26 +117,40 @@ class Manager(Protocol):
 
 
 @contextlib.contextmanager
-def one_swap_at_a_time(config: Config) -> Iterator[None]:
+def one_swap_at_a_time(config: Config, *, reaping: bool = False) -> Iterator[None]:
     """Hold the lock of `swap`; the kernel lets go of it however we end.
 
-    Raises Failure where another holds it, and where run/ is not as `fab setup` makes it.
+    `swap --reap` comes by itself when a soak time is over: it waits its turn, and nobody is sent away because
+    of it. Raises Failure where another swap holds the lock, or anyone for too long, and where run/ is not
+    as `fab setup` makes it.
     """
     _check_directory(config.run)
     descriptor = os.open(config.run / "swap.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Failure(
-                "another swap is at work on this host",
-                state="this one changed nothing",
-                next="wait for it, then run the same command again",
-                exit_code=BUSY,
-            ) from error
+        deadline = time.monotonic() + REAPING_TAKES
+        while not _locked(descriptor):
+            waits = reaping or os.fstat(descriptor).st_size == REAPING
+            if not waits or time.monotonic() >= deadline:
+                raise Failure(
+                    "another swap is at work on this host",
+                    state="this one changed nothing",
+                    next="wait for it, then run the same command again",
+                    exit_code=BUSY,
+                )
+            time.sleep(POLL)
+        # The size tells who holds it: a file that is all hole needs no room on the disk.
+        os.ftruncate(descriptor, REAPING if reaping else 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _check_directory(run: Path) -> None:
