@@ -7,12 +7,13 @@ laptop reads: {"ok": true, ...} or {"ok": false, "error": {what, where, state, n
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
 import pwd
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,20 +225,40 @@ def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], R
         # Nobody foresaw it, so nobody can promise that the host is as it was: not FAILED.
         code = BUG
         result = {"ok": False, "error": _explain(str(error), AS_TOLD, remedy(error))}
-    if arguments.json:
-        print(json.dumps(result, sort_keys=True))
-    elif code == DONE:
-        print(result.get("message", "done"))
-    else:
-        told = result["error"]
-        print(f"{parser.prog}: {told['what']}", file=sys.stderr)
-        for label in ("where", "state", "next"):
-            if told[label]:
-                print(f"  {label}: {told[label]}", file=sys.stderr)
-        for line in result.get("details", ()):
-            print(f"  | {line}", file=sys.stderr)
-    sys.stdout.flush()
+    try:
+        if arguments.json:
+            print(json.dumps(result, sort_keys=True))
+        elif code == DONE:
+            print(result.get("message", "done"))
+        else:
+            _complain(parser.prog, result["error"], result.get("details", ()))
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or BUG
+        _untold(parser.prog, result, error)
     sys.exit(code)
+
+
+def _complain(program: str, error: dict[str, str], details: Iterable[str] = ()) -> None:
+    print(f"{program}: {error['what']}", file=sys.stderr)
+    for label in ("where", "state", "next"):
+        if error[label]:
+            print(f"  {label}: {error[label]}", file=sys.stderr)
+    for line in details:
+        print(f"  | {line}", file=sys.stderr)
+
+
+def _untold(program: str, result: Result, error: OSError) -> None:
+    """Standard output can't be written (a closed pipe, a full disk): say what was done where that can be."""
+    came_of_it = result["error"]["what"] if "error" in result else result.get("message", "done")
+    what = f"this can't be written to standard output: {error.strerror}"
+    with contextlib.suppress(OSError):
+        _complain(program, _explain(what, came_of_it, f"{TOOLS}/status"))
+        sys.stderr.flush()
+    # Python writes what is left in its buffers when it ends, and would complain as well.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
 def remedy(error: OSError) -> str:
