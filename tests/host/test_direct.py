@@ -120,7 +120,7 @@ def test_what_is_left_when_somebody_kills_the_supervisor_is_found_by_its_session
     assert record.pid is not None
     os.kill(record.pid, signal.SIGKILL)
     wait_until(lambda: len(site.processes()) == 3)
-    assert look(site, record) == Life(None, ended="its process is gone")
+    assert look(site, record) == Life(None, ended="its process is gone", over=True)
 
     stop(site, record)
     assert site.processes() == []

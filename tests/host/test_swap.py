@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 from hostlib.swapping import generations, unixsockets
+from hostlib.swapping.generations import Record
 
+from tests.support.interrupts import WRITES, calls_of, failing_at, killed_at
 from tests.support.runtimes import RUNTIMES
 from tests.support.swapsite import Site, Visitors
 from tests.support.webhost import wait_until
@@ -263,6 +265,7 @@ def test_past_the_drain_deadline_the_old_generation_is_kept_and_a_later_swap_rea
     go.touch()
     answer = slow.result()
     assert (answer.status, answer.headers["x-generation"]) == (200, "1")
+    wait_until_idle(site.records()[0])
     later = site.swap()
     assert (later.code, sorted(later.json["stopped"])) == (0, [1, 2])
     site.assert_only(site.serving())
@@ -278,6 +281,7 @@ def test_reap_stops_what_is_left_over_and_starts_nothing(
     assert site.swap().code == 7
     go.touch()
     slow.result()
+    wait_until_idle(site.records()[0])
 
     ran = site.swap("--reap")
 
@@ -426,6 +430,27 @@ def test_back_under_the_run_id_of_the_swap_forward_goes_back(site: Site) -> None
     assert site.swap("--release", "r2", "--run-id", "run-1").json["generation"] == 3
 
 
+def test_a_way_back_that_fails_stays_open(site: Site) -> None:
+    site.first(soak_time=600)
+    site.release("r2", soak_time=600)
+    site.swap("--release", "r2")
+    writes = calls_of(lambda under: site.swap("--back", under=under), WRITES)
+    site.swap("--release", "r2")
+
+    full = site.swap("--back", under=failing_at(writes[0], "ENOSPC"))
+    assert (full.code, full.error["state"]) == (3, "generation 3 (release r2) serves, as before")
+    site.host.stop_lighttpd()
+    site.tune("barrier.py", "TIMEOUT = 120.0", "TIMEOUT = 0.5")
+    unproved = site.swap("--back")
+    assert unproved.code == 3
+    assert unproved.error["state"].endswith("; generation 1 (release r1) stays warm")
+    assert [record.state for record in site.records()] == ["warm", "serving"]
+    site.host.start_lighttpd()
+    site.tune("barrier.py", "TIMEOUT = 0.5", "TIMEOUT = 120.0")
+
+    assert site.swap("--back").json["generation"] == 1
+
+
 def test_only_the_last_old_generation_stays_warm(site: Site) -> None:
     site.first(soak_time=5)
     site.swap()
@@ -515,6 +540,28 @@ def test_a_swap_killed_while_it_drains_is_finished_under_the_same_run_id(
     assert (ran.code, ran.json["changed"], ran.json["stopped"]) == (0, False, [1])
     assert slow.result().status == 200
     assert os.readlink(site.root / "current") == "releases/r2"
+    site.assert_only(site.serving())
+
+
+@pytest.mark.parametrize("then", [("--release", "bad"), ("--reap",)])
+def test_half_a_flip_of_a_killed_swap_is_taken_back_whatever_comes_next(
+    site: Site, then: tuple[str, ...]
+) -> None:
+    """Or the old generation of a PHP application goes on with the scripts of the new release."""
+    old = site.first()
+    site.release("r2")
+    site.release("bad", env={"EXIT": "1"})
+    steps = calls_of(lambda under: site.swap("--release", "r2", under=under), "rename")
+    flip = next(step for step in steps if step.line.endswith('/app.sock") = 0'))
+    site.swap("--release", "r1")
+    assert site.swap("--release", "r2", under=killed_at(flip)).code == -signal.SIGKILL
+    assert os.readlink(site.root / "current") == "releases/r2"
+
+    assert site.swap(*then).code == (3 if "bad" in then else 7)
+
+    assert os.readlink(site.root / "current") == "releases/r1"
+    assert site.serving().generation == old.generation + 2
+    assert site.swap().json["release"] == "r1"
     site.assert_only(site.serving())
 
 
@@ -660,6 +707,38 @@ def test_one_that_does_not_get_healthy_after_a_reboot_is_replaced_by_a_new_gener
     site.assert_only(site.serving())
 
 
+def test_one_that_crashes_at_the_moment_is_left_to_its_supervisor(site: Site) -> None:
+    """Another one would take its place on record, and it would run on unseen."""
+    broken = site.root / "broken"
+    site.first(command=f"sh -c 'test ! -e {broken} || exit 3; exec {site.runtime.commands['fd0']}'")
+    broken.touch()
+    kill(site.pid())
+    wait_until(lambda: "started again in 3.2 s" in site.log(), timeout=30)
+    broken.unlink()
+
+    ran = site.swap("--boot")
+
+    assert (ran.code, ran.json["changed"], ran.json["generation"]) == (0, False, 1), ran
+    assert len(site.processes()) == 2
+    site.assert_only(site.serving())
+
+
+def test_what_somebody_who_killed_its_supervisor_left_ends_before_it_is_started_again(site: Site) -> None:
+    kill(site.first().pid)
+    assert site.swap("--boot").json["generation"] == 1
+    assert len(site.processes()) == 2
+    site.assert_only(site.serving())
+
+
+def test_a_power_cut_may_have_left_anything_of_what_a_supervisor_told(site: Site) -> None:
+    site.first()
+    pull_the_plug(site)
+    (site.host.run_dir / "app.1.life").write_bytes(bytes(512))
+    assert site.host.run("status").json["problems"] == []
+    assert site.swap("--boot").json["generation"] == 1
+    site.assert_only(site.serving())
+
+
 def test_a_host_where_nothing_was_deployed_boots_without_a_word_too_many(site: Site) -> None:
     ran = site.swap("--boot")
     assert (ran.code, ran.error["what"]) == (2, f"{site.root / 'current'} leads to no release")
@@ -798,6 +877,11 @@ def kill(*pids: int | None) -> None:
     for pid in pids:
         assert pid is not None
         wait_until(lambda: (process := generations.find_process(pid)) is None or process.dead)  # noqa: B023
+
+
+def wait_until_idle(record: Record) -> None:
+    """A visitor has all of the answer a moment before the application closes its connection."""
+    wait_until(lambda: not unixsockets.connections(record.socket).total, what="its connections are closed")
 
 
 def kill_swap(swap: subprocess.Popen[str]) -> None:

@@ -83,7 +83,8 @@ def wait_for_the_flip(site: Site, generation: int) -> None:
 
 def test_one_that_crashes_when_the_public_comes_is_taken_back_at_once(site: Site) -> None:
     """The requests that it has in hand are lost, and those of the moment until it is noticed."""
-    site.tune("barrier.py", "BAD_ANSWERS_FOR = 4.0", "BAD_ANSWERS_FOR = 600.0")
+    site.tune("barrier.py", "BAD_ANSWERS_FOR = 1.0", "BAD_ANSWERS_FOR = 600.0")
+    site.tune("barrier.py", "GIVEN_UP, GIVEN_UP_FOR = 503, 4.0", "GIVEN_UP, GIVEN_UP_FOR = 503, 600.0")
     old = site.first()
     site.release("bad", env={"CRASH_BEHIND_WEB": "1"})
 
@@ -153,6 +154,71 @@ def test_one_that_leaked_its_listener_to_a_child_is_swapped_as_any_other(site: S
     assert visitors.lost == []
     assert len(site.processes()) == 2
     site.assert_only(site.serving())
+
+
+def test_one_that_cannot_be_stopped_is_told_of_and_stopped_by_the_next_swap(site: Site) -> None:
+    """As if a process of it hung in the kernel, where no signal reaches it."""
+    site.tune("direct.py", "KILL_GRACE = 5.0", "KILL_GRACE = -10.0")
+    site.first()
+    site.release("bad", env={"IGNORE_TERM": "1", "STATUS": "500"}, start_timeout=1)
+
+    ran = site.swap("--release", "bad")
+
+    assert ran.code == 3
+    assert ran.error["state"].startswith(
+        "generation 2 (release bad) could not be stopped, which the next swap tries again: "
+    )
+    assert ran.error["state"].endswith("; nothing else was changed")
+    site.tune("direct.py", "KILL_GRACE = -10.0", "KILL_GRACE = 5.0")
+    site.tune("direct.py", "TERM_GRACE = 10.0", "TERM_GRACE = 0.1")
+    assert site.swap().json["stopped"] == [2, 1]
+    site.assert_only(site.serving())
+
+
+# -- one that binds its socket itself ------------------------------------------------------------------
+
+BINDS_ANYHOW = """
+import os, socket, app
+from flup.server.fcgi import WSGIServer
+
+class Server(WSGIServer):
+    def _setupSocket(self):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(FIRST)
+        listener.listen()
+        os.rename(FIRST, os.environ["APP_SOCKET"])
+        return listener
+
+Server(app.application, bindAddress="unused").run()
+"""
+
+
+def binds(site: Site, release: str, first: str) -> None:
+    """A release that binds to the path `first` (an expression), and renames it."""
+    tree = site.release(release, listen="path", command="/usr/bin/python3 binds.py")
+    (tree / "binds.py").write_text(BINDS_ANYHOW.replace("FIRST", first))
+
+
+def test_one_whose_connections_cannot_be_seen_never_serves(site: Site) -> None:
+    """It would seem idle whatever it has to do, and be ended with its requests in it."""
+    old = site.first()
+    binds(site, "renames", 'os.environ["APP_SOCKET"] + ".new"')
+    ran = site.swap("--release", "renames")
+    assert ran.code == 3
+    assert "the kernel knows its socket by another path than" in ran.error["what"]
+    assert ran.error["state"].startswith("generation 2 (release renames) was stopped")
+    site.assert_only(old)
+
+
+def test_the_socket_that_a_crash_left_is_in_nobodys_way(site: Site) -> None:
+    """bind(2) refuses a path that is there, and not every application removes it first."""
+    binds(site, "r1", 'os.environ["APP_SOCKET"]')
+    assert site.swap("--release", "r1").code == 0
+    crashed = site.pid()
+    os.kill(crashed, signal.SIGKILL)
+    wait_until(lambda: site.get().status == 200)
+    assert site.pid() != crashed
+    assert site.swap().json["stopped"] == [1]
 
 
 # -- the old generation --------------------------------------------------------------------------------
@@ -372,21 +438,19 @@ def test_a_link_that_is_missing_or_leads_nowhere_is_put_right_by_a_swap(
 
 
 @pytest.mark.parametrize("target", [None, "releases/gone"])
-def test_without_a_current_release_it_says_which_one_to_name(site: Site, target: str | None) -> None:
-    old = site.first()
+def test_a_current_that_is_missing_or_leads_elsewhere_is_led_to_what_serves(
+    site: Site, target: str | None
+) -> None:
+    site.first()
     (site.root / "current").unlink()
     if target:
         (site.root / "current").symlink_to(target)
 
     with Visitors(site, count=2) as visitors:
-        ran = site.swap()
-        assert ran.code == 2
-        assert str(site.root) in ran.error["what"]
-        assert ran.error["state"] == "nothing was changed"
-        site_is_as_before(site, old.generation)
-        assert site.swap("--release", "r1").code == 0
+        assert site.swap().code == 0
 
     assert visitors.lost == []
+    assert os.readlink(site.root / "current") == "releases/r1"
     site.assert_only(site.serving())
 
 

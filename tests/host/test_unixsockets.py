@@ -87,6 +87,18 @@ def test_that_somebody_connected_is_seen_even_when_he_is_gone_again(
         assert unixsockets.was_accessed(listener.path)
 
 
+def test_a_link_in_the_place_of_a_socket_leads_nobody_to_another_file(tmp_path: Path) -> None:
+    """An application may put it into its own directory; a swap is root."""
+    other, link = tmp_path / "other", tmp_path / "app.sock"
+    other.touch()
+    link.symlink_to(other)
+    before = other.stat()
+
+    unixsockets.forget_access(str(link))
+
+    assert (other.stat().st_atime_ns, other.stat().st_mtime_ns) == (before.st_atime_ns, before.st_mtime_ns)
+
+
 def test_connections_by_way_of_a_link_count_for_the_path_that_was_bound(
     listener: Listener, tmp_path: Path
 ) -> None:

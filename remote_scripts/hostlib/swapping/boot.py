@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 from hostlib.program import Config, Failure
 from hostlib.releasing import manifest
-from hostlib.swapping import applog, generations, notify
-from hostlib.swapping.generations import SERVING
-from hostlib.swapping.links import Links
+from hostlib.swapping import applog
+from hostlib.swapping.generations import SERVING, Record
 from hostlib.swapping.retiring import Retiring
 
 
-def came_back(config: Config, retiring: Retiring, log: applog.NewLines) -> bool:
-    """Start what served, under its old number, and let the web server come; then see it healthy.
+def came_back(config: Config, old: Record | None, retiring: Retiring, log: applog.NewLines) -> bool:
+    """Start `old`, which served, under its old number, and let the web server come; then see it healthy.
 
     False where it doesn't get so; then a new generation is to be tried.
     """
     managers, account = retiring.managers, retiring.account
     try:
-        old = generations.serving(config)
         if old is None:
             return False
-        Links.to(old).set(config)  # a swap that was cut off may have led `current` elsewhere
         app, health = manifest.read(config, old.release)
-        if not managers.alive(old):
+        if managers.look(old).over:
             old = managers.start_again(old.saved(config, state=SERVING), app)
             account.changed = True
         account.new = old
     finally:
-        notify.ready()
+        tell_systemd()
     try:
         from hostlib.swapping import probe  # only now: the web server is waiting no longer
 
@@ -36,3 +36,11 @@ def came_back(config: Config, retiring: Retiring, log: applog.NewLines) -> bool:
         return False
     retiring.drain_and_stop_all_but(old, app)
     return True
+
+
+def tell_systemd() -> None:
+    """That the service is ready, where systemd asked for it: see sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notice:
+            notice.sendto(b"READY=1", address.replace("@", "\0", 1))

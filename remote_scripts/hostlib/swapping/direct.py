@@ -41,6 +41,7 @@ class Direct:
 
     def start(self, record: Record) -> Record:
         config = self._config
+        self.stop(record)  # what is left of it where somebody killed its supervisor
 
         def put_on_record() -> None:
             # In the child, before exec. It still shares the lock of `swap`, so that nobody else can
@@ -75,7 +76,7 @@ class Direct:
     def look(self, record: Record) -> Life:
         supervisor, told = generations.first_process(record), self._told(record)
         if supervisor is None:
-            return Life(None, told.get("restarts", 0), told.get("ended") or "its process is gone")
+            return Life(None, told.get("restarts", 0), told.get("ended") or "its process is gone", over=True)
         if not told:  # a generation of before there were supervisors: its first process is the application
             return Life(supervisor.pid)
         child = generations.find_process(told["pid"]) if told["pid"] else None
@@ -124,12 +125,13 @@ class Direct:
 
     def _told(self, record: Record) -> dict[str, Any]:
         """What the supervisor wrote last: empty where there never was one."""
+        unknown = {"pid": None, "start_time": None, "restarts": 0, "ended": None}
         try:
-            told = _life_file(self._config, record).read_text().strip()
+            return {**unknown, **json.loads(_life_file(self._config, record).read_bytes())}
         except FileNotFoundError:
             return {}
-        unknown = {"pid": None, "start_time": None, "restarts": 0, "ended": None}
-        return {**unknown, **(json.loads(told) if told else {})}
+        except ValueError:  # it told nothing yet, or a power cut left zeros of it
+            return unknown
 
 
 @contextlib.contextmanager

@@ -80,14 +80,15 @@ def request(
     *,
     body: bytes = b"",
     timeout: float = 10.0,
+    connected: Callable[[], None] = lambda: None,
     waiting: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Answer:
     """Send one request to the application that listens on the unix socket `path`.
 
-    `timeout` is in seconds and covers all of it. `waiting` is called now and then while no answer comes;
-    it may raise what it likes, to end the waiting. Raises OSError: TimeoutError, ConnectionError, or
-    BadAnswer where the application speaks, but not FastCGI.
+    `timeout` is in seconds and covers all of it. `connected` is called before anything is written, `waiting`
+    now and then while no answer comes; it may raise what it likes, to end the waiting. Raises OSError:
+    TimeoutError, ConnectionError, or BadAnswer where the application speaks, but not FastCGI.
     """
     deadline = clock() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -110,6 +111,7 @@ def request(
 
         connection.settimeout(timeout)
         connection.connect(path)
+        connected()
         # It may answer without reading all of the body; if it does not answer, reading tells.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(_encode(parameters, body))

@@ -12,6 +12,7 @@ It imports as little as it can, because every swap waits for it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pwd
@@ -42,8 +43,11 @@ def main() -> None:
     # A clean environment: nothing of an operator's shell or of systemd reaches the application.
     os.environ.clear()
     os.environ.update(start["env"])
+    own_socket = start["env"]["APP_SOCKET"] if start["listen"] == "path" else None
     if sys.argv[1:2] == ["--supervise"]:
-        return Supervisor(start["argv"], int(sys.argv[2])).run()
+        return Supervisor(start["argv"], int(sys.argv[2]), own_socket).run()
+    if own_socket:
+        remove_stale(own_socket)
     for number in IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -64,14 +68,26 @@ def become(user: str) -> None:
     os.setuid(account.pw_uid)
 
 
+def remove_stale(path: str) -> None:
+    """Remove the socket that an application left when it crashed: not every one can bind to it again."""
+    if not os.path.exists(path):
+        return
+    import socket  # 5 ms, after a crash only
+
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        if client.connect_ex(path) == errno.ECONNREFUSED:  # else a child of it accepts there
+            os.unlink(path)
+
+
 class Supervisor:
     """Runs `argv` again and again until SIGTERM, which it passes on; then it ends with its last process.
 
     What the application starts stays among its descendants, even a process that makes itself a daemon.
     """
 
-    def __init__(self, argv: list[str], life: int) -> None:
-        self.argv, self.life = argv, life
+    def __init__(self, argv: list[str], life: int, own_socket: str | None) -> None:
+        self.argv, self.life, self.own_socket = argv, life, own_socket
         self.child = 0
         self.restarts = 0
         self.ended: str | None = None
@@ -100,6 +116,8 @@ class Supervisor:
 
     def start(self) -> None:
         """In a session of its own: an application may signal its whole process group."""
+        if self.own_socket:
+            remove_stale(self.own_socket)
         try:
             # A SIGTERM waits until we know whom to pass it on to.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -93,11 +93,13 @@ class Life:
         pid: the application's first process; None while there is none.
         restarts: how often the application was started again after it had ended by itself.
         ended: how it ended last, in words; None where it never did.
+        over: nobody starts it again, either.
     """
 
     pid: int | None
     restarts: int = 0
     ended: str | None = None
+    over: bool = False
 
 
 class Manager(Protocol):

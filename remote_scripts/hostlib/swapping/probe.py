@@ -7,12 +7,13 @@ from urllib.parse import urlsplit
 
 from hostlib.program import Config, Failure
 from hostlib.releasing.manifest import App, Health
-from hostlib.swapping import applog, fastcgi
+from hostlib.swapping import applog, fastcgi, unixsockets
 from hostlib.swapping.generations import Record
 from hostlib.swapping.managers import Managers
 
 PATIENCE = 10.0  # seconds for one answer of a new generation before it is asked again
 PAUSE = 0.005  # seconds; only where nobody listens yet
+LOOKS = 5  # at the kernel's table, which is not read in one piece
 
 
 def until_ready(
@@ -27,8 +28,8 @@ def until_ready(
 ) -> float:
     """Return when `new` meets its health check, with the seconds that took.
 
-    Raises Failure when its process ends (unless we are `patient`: its manager starts it again), or after
-    app.start_timeout seconds.
+    Raises Failure when its process ends (unless we are `patient`: its manager starts it again), after
+    app.start_timeout seconds, or where `unixsockets` can't see who is connected to it.
     """
     release = config.releases / new.release
     host = config.host_header or urlsplit(config.url).netloc
@@ -39,7 +40,6 @@ def until_ready(
     def not_ready(why: str) -> Failure:
         return Failure(
             f"{new} is not ready: {why}",
-            state="it was stopped; nothing else was changed",
             next=f"look at {log.path}",
             details=log.last(),
         )
@@ -49,15 +49,27 @@ def until_ready(
         if not patient and (end := managers.look(new).ended):
             raise not_ready(end)
 
+    def look_for_us() -> None:
+        nonlocal seen
+        seen = any(unixsockets.connections(new.socket).total for _ in range(LOOKS))
+
+    seen = False
     while True:
         patience = max(0.1, min(deadline - time.monotonic(), PATIENCE))
         try:
-            answer = fastcgi.request(new.socket, parameters, timeout=patience, waiting=check_process)
+            answer = fastcgi.request(
+                new.socket, parameters, timeout=patience, connected=look_for_us, waiting=check_process
+            )
             healthy = health.met(answer.status, answer.body)
             last = f"the last answer was {answer.status} {answer.body[:200].decode(errors='replace')!r}"
         except OSError as error:
             healthy, last = False, f"the last try got no answer ({error})"
         check_process()
+        if healthy and not seen:
+            raise not_ready(
+                f"it answers, but the kernel knows its socket by another path than {new.socket}, so"
+                " nobody could tell when it has drained: it must bind to just that path"
+            )
         if healthy:
             return round(time.monotonic() - began, 3)
         if time.monotonic() >= deadline:

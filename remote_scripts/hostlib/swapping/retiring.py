@@ -84,6 +84,8 @@ class Retiring:
         from hostlib.webserver import web
 
         way_back.set(self.config)
+        if new.back:
+            return f"{new.noted(self.config, state=WARM)} stays warm"
         try:
             web.prove(self.config, lambda _: True, timeout=TAKE_BACK_TIMEOUT)
         except Failure:
@@ -91,27 +93,31 @@ class Retiring:
         new = new.noted(self.config, state=DRAINING)
         if left := unixsockets.wait_idle(new.socket, app.drain_timeout).total:
             return f"{new} was kept, as it has {count(left)}; the next swap stops it"
-        self.stop(new)
-        return (
-            f"{new} was stopped" if new.generation in self.account.stopped else f"{new} could not be stopped"
-        )
+        return self.stop(new)
 
     @contextlib.contextmanager
     def on_failure(self, new: Record) -> Iterator[None]:
-        """Stop `new`, which the public can't be in, if anything goes wrong (Ctrl-C too)."""
+        """If anything goes wrong (Ctrl-C too) stop `new`, which the public can't be in. A warm one stays."""
         try:
             yield
-        except BaseException:
-            self.stop(new)
+        except BaseException as error:
+            became = f"{new} stays warm" if new.state == WARM else self.stop(new)
+            if isinstance(error, Failure):
+                error.state = f"{became}; nothing else was changed"
             raise
 
-    def stop(self, record: Record) -> None:
-        """Stop an idle generation; one that resists is kept on record for the next swap."""
+    def stop(self, record: Record) -> str:
+        """Stop an idle generation, and return what became of it.
+
+        One that resists is kept on record for the next swap.
+        """
         try:
             self.managers.stop(record)
-            self.account.stopped.append(record.generation)
         except (Failure, OSError) as error:
             self.account.keep(record, 0, str(error))
+            return f"{record} could not be stopped, which the next swap tries again: {error}"
+        self.account.stopped.append(record.generation)
+        return f"{record} was stopped"
 
 
 def _reap_after(config: Config, seconds: float) -> None:

@@ -21,6 +21,7 @@ from hostlib.swapping.generations import Life, Record
 
 NAME = "systemd"
 UNITS = Path("/etc/systemd/system")
+ENDED = ("inactive", "failed")  # states of a unit
 
 
 def runs() -> bool:
@@ -73,7 +74,8 @@ class Systemd:
         pid, restarts = int(seen["MainPID"]), int(seen["NRestarts"])
         if pid:
             return Life(pid, restarts, "it ended, and was started again" if restarts else None)
-        return Life(None, restarts, _end(int(seen["ExecMainCode"]), int(seen["ExecMainStatus"])))
+        ended = _end(int(seen["ExecMainCode"]), int(seen["ExecMainStatus"]))
+        return Life(None, restarts, ended, over=seen["ActiveState"] in ENDED)
 
     def stop(self, record: Record) -> None:
         stopped = _systemctl("stop", *self._units(record))
@@ -97,7 +99,7 @@ class Systemd:
 
     def _is_there(self, record: Record) -> bool:
         states = (_properties(unit, "ActiveState")["ActiveState"] for unit in self._units(record))
-        return any(state not in ("inactive", "failed") for state in states)
+        return any(state not in ENDED for state in states)
 
 
 def outside_of_this_login(config: Config) -> list[str]:

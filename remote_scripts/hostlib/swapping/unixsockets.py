@@ -63,13 +63,16 @@ def listeners(table: Path = TABLE) -> dict[int, str]:
 
 
 def forget_access(path: str) -> None:
-    """Make `was_accessed` false until somebody connects to the socket `path`."""
-    os.utime(path, ns=(NEVER, os.stat(path).st_mtime_ns))
+    """Make `was_accessed` false until somebody connects to the socket `path`.
+
+    A link is not followed: the application may have put one there, and we may be root.
+    """
+    os.utime(path, ns=(NEVER, os.lstat(path).st_mtime_ns), follow_symlinks=False)
 
 
 def was_accessed(path: str) -> bool:
     """True where somebody has connected since `forget_access`; false for ever on a noatime file system."""
-    return os.stat(path).st_atime_ns != NEVER
+    return os.lstat(path).st_atime_ns != NEVER
 
 
 def wait_idle(
