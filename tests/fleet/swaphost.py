@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,22 @@ class SwapHost:
             shutil.copytree(tree, Path(f"/proc/{self.host.leader}/root{place}"))
         self.host.run(["chown", "-R", "deploy:", place])
 
-    def swap(self, *arguments: str) -> Ran:
-        done = self.host.run([f"{TOOLS}/swap", *arguments, "--json"], check=False, timeout=200)
+    def swap(self, *arguments: str, under: Sequence[str] = ()) -> Ran:
+        """Run `swap`, or a program `under` which it runs, such as strace.
+
+        Its exit code is a shell's: 128 and the signal where it was killed.
+        """
+        done = self.host.run([*under, f"{TOOLS}/swap", *arguments, "--json"], check=False, timeout=200)
         return Ran(done.returncode, done.stdout, done.stderr, json.loads(done.stdout or "{}"))
 
     def generation(self) -> int:
         """The one that answers a visitor."""
         return int(self.host.get(f"{self.runtime.script}/").headers["x-generation"])
+
+    def units(self) -> set[str]:
+        """The units of all generations that systemd has in memory."""
+        argv = ["systemctl", "list-units", "--all", "--plain", "--no-legend", f"deploytools-{APPLICATION}@*"]
+        return {line.split()[0] for line in self.host.run(argv).stdout.splitlines()}
 
     def visitors(self, count: int = 4, **options: Any) -> load.Visitors:
         return load.Visitors(self.address, script=self.runtime.script, count=count, **options)

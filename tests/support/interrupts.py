@@ -29,14 +29,21 @@ class Call(NamedTuple):
     line: str
 
 
-def calls_of(run: Callable[[list[str]], object], names: str) -> list[Call]:
-    """Which of these calls a program makes, in their order; `run` is given what to run it under."""
+def calls_of(
+    run: Callable[[list[str]], object], names: str, read: Callable[[str], str] | None = None
+) -> list[Call]:
+    """Which of these calls a program makes, in their order.
+
+    Args:
+        run: given what to run the program under, does so.
+        read: given a path, returns what is there, where the program runs on another host.
+    """
     with tempfile.NamedTemporaryFile("r") as trace:
         run(["strace", "-qq", "-o", trace.name, "-e", f"trace={names}"])
-        lines = Path(trace.name).read_text().splitlines()
+        text = read(trace.name) if read else Path(trace.name).read_text()
     counted: Counter[str] = Counter()
     found = []
-    for line in lines:
+    for line in text.splitlines():
         if named := re.match(r"\w+(?=\()", line):
             counted[named[0]] += 1
             found.append(Call(named[0], counted[named[0]], line))
