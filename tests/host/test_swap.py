@@ -437,7 +437,8 @@ def test_a_way_back_that_fails_stays_open(site: Site) -> None:
     writes = calls_of(lambda under: site.swap("--back", under=under), WRITES)
     site.swap("--release", "r2")
 
-    full = site.swap("--back", under=failing_at(writes[0], "ENOSPC"))
+    record = next(write for write in writes if write.name == "rename")
+    full = site.swap("--back", under=failing_at(record, "ENOSPC"))
     assert (full.code, full.error["state"]) == (3, "generation 3 (release r2) serves, as before")
     site.host.stop_lighttpd()
     site.tune("barrier.py", "TIMEOUT = 120.0", "TIMEOUT = 0.5")

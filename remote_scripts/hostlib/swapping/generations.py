@@ -140,8 +140,8 @@ def one_swap_at_a_time(config: Config, *, reaping: bool = False) -> Iterator[Non
                     exit_code=BUSY,
                 )
             time.sleep(POLL)
-        # The size tells who holds it: a file that is all hole needs no room on the disk.
-        os.ftruncate(descriptor, REAPING if reaping else 0)
+        with contextlib.suppress(OSError):  # the size tells who holds it; then somebody waits in vain
+            os.ftruncate(descriptor, REAPING if reaping else 0)
         yield
     finally:
         os.close(descriptor)
