@@ -133,7 +133,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             drain = program(settings, "drain", "--timeout", str(wait))
             return [_can_wait(drain, as_root=settings.privileged, timeout=wait + SLACK)]
         case "backup":
-            return _hook(plan, settings.hooks.backup, timeout=FOLLOW)
+            return _backup(plan, settings)
         case "migrate":
             online = () if plan.window else ("--online",)
             if online and progress.value("check-migrations", plan.lock_host).get("state") == "current":
@@ -327,6 +327,14 @@ def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command
         return []
     variables = [f"DEPLOYTOOLS_RUN_ID={plan.run_id}", f"DEPLOYTOOLS_RELEASE={plan.release or ''}"]
     return [Command(("env", *variables, "sh", "-c", command), timeout=timeout, repeatable=False)]
+
+
+def _backup(plan: Plan, settings: Settings) -> list[Command | Upload]:
+    hook = settings.hooks.backup
+    if not hook:
+        return []
+    argv = program(settings, "backup", *_options(run_id=plan.run_id, release=plan.release))
+    return [Command(argv, stdin=hook.encode(), timeout=FOLLOW, repeatable=False)]
 
 
 def _options(**options: str | None) -> list[str]:

@@ -504,12 +504,12 @@ def test_what_goes_wrong_on_the_laptop_says_nothing_of_a_migration_that_was_star
 def test_a_hook_is_not_started_a_second_time_while_the_first_may_run(tmp_path: Path) -> None:
     hooked = settings(hooks={"backup": "pg_dump > dump"})
     plan = replace(plans.downtime_plan(BASE, hooked), digest="abc")
-    world = World({("web1", "env"): [lost()]})
+    world = World({("web1", "backup"): [lost()]})
 
     progress = replace(engine(world, tmp_path, plan), settings=hooked).run()
 
     assert progress.verdict is Verdict.REVERTED
-    assert world.said.count(("web1", "env")) == 1
+    assert world.said.count(("web1", "backup")) == 1
     assert ("web1", "migrate run") not in world.said
 
 
