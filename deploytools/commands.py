@@ -100,10 +100,14 @@ def expectation(settings: Settings, *, app: bool, migrates: bool) -> dict[str, A
 
 
 def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
-    plan: Plan, step: Step, progress: Progress, settings: Settings
+    plan: Plan, step: Step, progress: Progress, settings: Settings, host: str | None = None
 ) -> list[Command | Upload]:
-    """Given a step of a plan, return what carries it out on a host."""
+    """Given a step of a plan, return what carries it out on a host: on `host`, where that matters."""
     match step.name:
+        case "compare":
+            planned = next(target for target in plan.targets if target.host == (host or plan.targets[0].host))
+            found = {"release": planned.release, "down": planned.down, "run_id": planned.window}
+            return [Command(program(settings, "status", f"--planned={json.dumps(found)}"))]
         case "lock":
             return [_can_wait(_acquire(plan, settings))]
         case "preflight":

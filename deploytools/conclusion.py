@@ -155,6 +155,12 @@ def _done(plan: Plan, progress: Progress) -> list[str]:
     return [host for host, found in marks.items() if any(mark and mark.state is State.OK for mark in found)]
 
 
+def _newcomers(plan: Plan, progress: Progress) -> list[str]:
+    """The hosts that were swapped, or may have been, from nothing: those stay on the new release."""
+    marks = {host: progress.marks.get(("swap", host)) for host in plan.hosts if plan.previous(host) is None}
+    return [host for host, mark in marks.items() if mark and mark.value.get("unchanged") is not True]
+
+
 def _as_before(plan: Plan, progress: Progress) -> str:
     return f"{_serving_as_before(plan, progress)}{_expanded(plan, progress)}"
 
@@ -168,6 +174,13 @@ def _expanded(plan: Plan, progress: Progress) -> str:
 
 
 def _serving_as_before(plan: Plan, progress: Progress) -> str:
+    new = _newcomers(plan, progress)
+    if new:
+        return (
+            f"{', '.join(new)} served nothing before and may serve {plan.release} now, with no way back: keep"
+            " visitors away (fab -H HOST maint-down) until a deploy goes well; every other host is up on what"
+            " it ran before"
+        )
     done = _done(plan, progress)
     if done:
         return f"swapped already: {', '.join(done)}; every other host is up on what it ran before"

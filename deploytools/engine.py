@@ -18,9 +18,10 @@ from deploytools.commands import Answer, Command, Upload
 from deploytools.errors import DeployError, LockHeld, OperationFailed
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal, Record
+from deploytools.moments import has_passed
 from deploytools.plan import Plan, Step
 from deploytools.remote import Remote
-from deploytools.saga import Act, End, Mark, Progress, State, TurnBack, Verdict, decide
+from deploytools.saga import Act, End, Mark, Progress, State, TurnBack, Verdict, decide, in_maintenance
 from deploytools.settings import Settings
 
 # How long an operation keeps asking a host that it lost in the middle of a step, in seconds.
@@ -85,6 +86,8 @@ class Engine:
     pulse: Callable[[], None] = lambda: None
     _ready: bool = field(default=False, init=False)
     _phase: str = field(default="", init=False)
+    _overrun: bool = field(default=False, init=False)
+    _down: bool = field(default=False, init=False)
     _storing: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def attach(self) -> None:
@@ -147,8 +150,14 @@ class Engine:
     def beat(self) -> None:
         """Give the lock host a sign of life, and what it doesn't have of the journal; from another thread.
 
-        What comes of that is for the next intent to find out.
+        What comes of that is for the next intent to find out. Tells, too, when the window lasts too long.
         """
+        if self._down and not self._overrun and has_passed(self.plan.until, self.journal.clock()):
+            self._overrun = True
+            self.reporter.note(
+                f"the window was to end at {self.plan.until}, and goes on;"
+                " visitors are told to come back in two minutes"
+            )
         with contextlib.suppress(StoreLost, DeployError), self._storing:
             if self.journal.store is None:
                 return
@@ -206,7 +215,7 @@ class Engine:
     def _todo(self, progress: Progress, act: Act, host: str) -> list[Command | Upload]:
         if act.undo:
             return commands.undo(self.plan, act.step, progress, host, self.settings)
-        todo = commands.do(self.plan, act.step, progress, self.settings)
+        todo = commands.do(self.plan, act.step, progress, self.settings, host)
         if self._takes_lock(act):  # the run's first records are on its disk before the lock is
             first = "".join(f"{line}\n" for line in self.journal.unstored()).encode()
             todo = [replace(item, stdin=first) for item in todo if isinstance(item, Command)]
@@ -230,7 +239,9 @@ class Engine:
         self.journal.append(*records)
         if flush:
             self._flush()
-        return functools.reduce(journal.advance, records, progress)
+        progress = functools.reduce(journal.advance, records, progress)
+        self._down = self.plan.window and bool(in_maintenance(self.plan, progress))
+        return progress
 
     def _explain(self) -> None:
         """Give the lock host a last record. It only explains: nothing is done after it."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from deploytools.commands import Answer
@@ -161,6 +162,44 @@ class Times:
     ended: float | None
     downtime: float | None
     migration: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What past windows make expect, in seconds: how long the site is down, the migration and `beyond`."""
+
+    windows: int
+    least: float
+    median: float
+    most: float
+    beyond: float
+
+    def __str__(self) -> str:
+        if self.windows == 1:
+            return f"down for about {self.median:.1f} s, as in the last window"
+        return (
+            f"down for about {self.median:.1f} s, as in the last {self.windows} windows"
+            f" ({self.least:.1f} to {self.most:.1f} s, of which {self.beyond:.1f} s beside the migration)"
+        )
+
+
+def estimate(runs: Iterable[Sequence[Record]], count: int = 5) -> Estimate | None:
+    """Given the records of past runs, the newest first, return what the last windows make expect, if any.
+
+    Windows that were held or interrupted don't count: those lasted as long as a person thought.
+    """
+    found: list[Times] = []
+    for records in runs:
+        ends = [record["verdict"] for record in records if record["kind"] == "end"]
+        alone = not any(record["kind"] == "resumed" for record in records)
+        if ends == [Verdict.DONE.value] and alone and plan_of(records).window:
+            measured = times(records)
+            found += [measured] if measured.downtime is not None else []
+    downs = [one.downtime for one in found[:count] if one.downtime is not None]
+    if not downs:
+        return None
+    beyond = [(one.downtime or 0.0) - (one.migration or 0.0) for one in found[:count]]
+    return Estimate(len(downs), min(downs), median(downs), max(downs), median(beyond))
 
 
 def times(records: Sequence[Record]) -> Times:

@@ -36,6 +36,11 @@ def parse_wait(text: str) -> float:
     return hours * 3600.0 + minutes * 60 + seconds
 
 
+def has_passed(moment: str | None, now: float) -> bool:
+    """Whether an ISO 8601 moment is over at `now`, in seconds since the epoch; None never is."""
+    return moment is not None and datetime.fromisoformat(moment).timestamp() < now
+
+
 def _parse(text: str, now: datetime) -> datetime | None:
     if match := re.fullmatch(r"\+(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text):
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())

@@ -45,6 +45,8 @@ from deploytools.survey import Status
 
 # How long hooks.notify may take, in seconds.
 NOTIFY = 30.0
+# Among how many past runs windows are looked for, to tell how long this one may take.
+LATELY = 50
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,18 @@ def base_plan(
 
 
 def _target(name: str, status: Status) -> Target:
-    return Target(name, status["release"], status["maintenance"]["state"] == "down")
+    window = status["maintenance"]
+    return Target(name, status["release"], window["state"] == "down", window.get("run_id"))
+
+
+def expectation(fleet: Fleet, settings: Settings) -> str | None:
+    """How long past windows make expect that the site is down, in words; None where there is none."""
+    try:
+        runs, _ = survey.past_runs(fleet, settings, last=LATELY)
+        expected = journal.estimate(runs.values())
+    except (DeployError, ValueError, KeyError, TypeError):  # what can't be read is no reason not to deploy
+        return None
+    return str(expected) if expected else None
 
 
 def get_ready(plan: Plan, settings: Settings, fleet: Fleet) -> Plan:

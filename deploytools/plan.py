@@ -16,11 +16,15 @@ from deploytools.settings import Settings
 
 
 class Scope(str, Enum):
-    """Where a step runs. ALL is EACH, and the lock host if the plan looks for pending migrations there:
-    it does so with the release's own, even where -H leaves that host out."""
+    """Where a step runs.
+
+    ONE_FIRST is on one host, and then on all others at once. ALL is EACH, and the lock host if the plan looks
+    for pending migrations there: it does so with the release's own, even where -H leaves that host out.
+    """
 
     ONCE = "once"
     EACH = "each"
+    ONE_FIRST = "one first"
     ALL = "all"
     ROLLING = "rolling"
 
@@ -71,11 +75,13 @@ class Target:
     Args:
         release: what it served; None: nothing yet.
         down: it was in maintenance already, so backing out of the plan must not bring it up.
+        window: the run whose maintenance that was, if one's.
     """
 
     host: str
     release: str | None = None
     down: bool = False
+    window: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ class Plan:
 
 
 LOCK = Step("lock", "take the lock", Scope.ONCE, Kind.COMPENSATED, undo="release the lock")
+COMPARE = Step("compare", "compare the hosts with the plan", Scope.EACH, Kind.READ_ONLY, looks=True)
 PREFLIGHT = Step("preflight", "check the hosts", Scope.EACH, Kind.READ_ONLY, looks=True)
 STAGE = Step(
     "stage",
@@ -178,7 +185,7 @@ SWAP = Step(
 )
 SWAP_BACK = Step("swap-back", "swap back to the warm generation", Scope.EACH, Kind.RETRIABLE)
 VERIFY = Step("verify", "verify behind the maintenance page", Scope.EACH, Kind.RETRIABLE, looks=True)
-MAINTENANCE_OFF = Step("maintenance-off", "maintenance off, proved", Scope.EACH, Kind.PIVOT)
+MAINTENANCE_OFF = Step("maintenance-off", "maintenance off, proved", Scope.ONE_FIRST, Kind.PIVOT)
 RESUME_WORKERS = Step("resume-workers", "resume workers", Scope.EACH, Kind.RETRIABLE)
 PRUNE = Step("prune", "prune old releases", Scope.ALL, Kind.RETRIABLE, required=False)
 UNLOCK = Step("unlock", "release the lock", Scope.ONCE, Kind.RETRIABLE, required=False)
@@ -198,6 +205,7 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
         base,
         [
             LOCK,
+            COMPARE,
             PREFLIGHT,
             ship and STAGE,
             check and CHECK_MIGRATIONS,
@@ -241,6 +249,7 @@ def rolling_plan(
         base,
         [
             LOCK,
+            COMPARE,
             PREFLIGHT,
             ship and STAGE,
             check and CHECK_MIGRATIONS,
@@ -293,7 +302,7 @@ def maintenance_plan(base: Plan, *, down: bool, drain: bool = False) -> Plan:
     if down:
         on = replace(MAINTENANCE_ON, undo_required=False)
         return _with(base, [LOCK, on, drain and replace(DRAIN, required=False), UNLOCK])
-    off = replace(MAINTENANCE_OFF, kind=Kind.RETRIABLE)
+    off = replace(MAINTENANCE_OFF, kind=Kind.RETRIABLE, scope=Scope.EACH)
     return _with(base, [off] if base.force else [LOCK, off, UNLOCK])
 
 
@@ -352,19 +361,22 @@ def batch_size(text: str, hosts: int) -> int:
     return max(1, min(number, hosts))
 
 
-def describe(plan: Plan) -> list[str]:
-    """Return the lines that --plan prints: steps, hosts, and what happens when one fails."""
+def describe(plan: Plan, expected: str | None = None) -> list[str]:
+    """Return the lines that --plan prints: hosts, what is `expected`, steps, what happens when one fails."""
     lines = [f"{plan.operation} of {plan.application}, run {plan.run_id}"]
     if plan.release:
         lines.append(f"  release  {plan.release}")
     for target in plan.targets:
         lines.append(f"  host     {target.host} (serves {target.release or 'nothing yet'})")
     lines.append(f"  lock on  {plan.lock_host}")
+    if plan.window:
+        lines.append(f"  expected {expected or 'nobody knows: no window was ever measured here'}")
     lines.append("")
     for number, step in enumerate(plan.steps, 1):
         where = {
             Scope.ONCE: f"on {plan.lock_host}",
             Scope.EACH: "on every host at once",
+            Scope.ONE_FIRST: "on one host, then on all others",
             Scope.ALL: "on every host at once",
             Scope.ROLLING: f"{step.batch} host{'s' if step.batch > 1 else ''} at a time",
         }[step.scope]

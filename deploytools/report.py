@@ -30,7 +30,7 @@ class PlainReporter:
         self.width = max(len(host) for host in plan.hosts)
         title = step.undo if undo and step.undo else step.title
         number = "undo" if undo else f"{plan.steps.index(step) + 1}/{len(plan.steps)}"
-        where = f" ({', '.join(hosts)})" if step.scope is Scope.ROLLING else ""
+        where = f" ({', '.join(hosts)})" if step.scope in (Scope.ROLLING, Scope.ONE_FIRST) else ""
         self._say(f"[{number}] {title}{where}")
 
     def answer(self, step: Step, host: str, answer: Answer, seconds: float) -> None:

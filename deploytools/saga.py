@@ -138,8 +138,15 @@ def decide(plan: Plan, progress: Progress) -> Action:
             return End(Verdict.HELD)
         left = tuple(host for host, mark in marks.items() if not mark or mark.state is State.INTENDED)
         if left:
-            return Act(step, left[: step.batch] if step.scope is Scope.ROLLING else left)
+            return Act(step, left[: _at_once(step, first=len(left) == len(hosts))])
     return End(Verdict.DONE)
+
+
+def _at_once(step: Step, *, first: bool) -> int | None:
+    """How many hosts are worked on at a time; None for all."""
+    if step.scope is Scope.ROLLING:
+        return step.batch
+    return 1 if step.scope is Scope.ONE_FIRST and first else None
 
 
 def may_turn_back(plan: Plan, progress: Progress) -> bool:

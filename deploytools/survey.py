@@ -190,9 +190,15 @@ def read_journal(fleet: Fleet, settings: Settings, run_id: str) -> list[Record]:
         ) from error
 
 
-def past_runs(fleet: Fleet, settings: Settings) -> tuple[dict[str, list[Record]], dict[str, str]]:
-    """Return the records of every run by its id, the newest run first; and why others can't be read."""
-    listed = ask_one(fleet, settings, "journal", "list", "--records")
+def past_runs(
+    fleet: Fleet, settings: Settings, last: int | None = None
+) -> tuple[dict[str, list[Record]], dict[str, str]]:
+    """Return the records of every run by its id, the newest run first; and why others can't be read.
+
+    With `last` only of so many.
+    """
+    only = () if last is None else (f"--last={last}",)
+    listed = ask_one(fleet, settings, "journal", "list", "--records", *only)
     runs = {entry["run_id"]: entry["records"] for entry in listed["runs"]}
     return runs, {entry["run_id"]: entry["error"] for entry in listed["damaged"]}
 

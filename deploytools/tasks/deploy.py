@@ -100,10 +100,11 @@ def deploy(
         if wanted.window and settings.migrate and not wanted.has("migrate"):
             others = ", ".join(plans.left_out(base, settings, exclude or ()))
             reporter.note(f"{others} would go on with the old code, so nothing may be pending")
+        expected = op.expectation(fleet, settings) if wanted.window and (plan or not yes) else None
         if plan:
-            print("\n".join(plans.describe(wanted)))
+            print("\n".join(plans.describe(wanted, expected)))
             return
-        _confirm(wanted, yes)
+        _confirm(wanted, yes, expected)
         with release.packed(source, settings, base.by, now, online=not wanted.window) as archive:
             shipped = replace(wanted, digest=archive.digest)
             try:
@@ -229,10 +230,10 @@ def _batch(text: str, base: Plan) -> int:
         ) from None
 
 
-def _confirm(plan: Plan, yes: bool) -> None:
+def _confirm(plan: Plan, yes: bool, expected: str | None = None) -> None:
     """Show the plan and ask, unless --yes was given."""
     from deploytools import plan as plans
 
     if not yes:
-        print("\n".join(plans.describe(plan)), file=sys.stderr)
+        print("\n".join(plans.describe(plan, expected)), file=sys.stderr)
     confirm(yes)

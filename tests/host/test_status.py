@@ -185,3 +185,35 @@ def test_the_text_is_aligned(make_web_host: Callable[..., WebHost]) -> None:
     labels = ["application", "site", "release", "generation", "lock"]
     assert [line[:12].strip() for line in lines] == labels
     assert all(line[12] != " " for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("planned", "said"),
+    [
+        ({"release": "r1", "down": True, "run_id": "run1"}, None),
+        ({"release": "r1", "down": True, "run_id": None}, "in maintenance by run run1"),
+        ({"release": "r1", "down": False, "run_id": None}, "in maintenance by run run1"),
+        ({"release": "r2", "down": True, "run_id": "run1"}, "it serves r1"),
+    ],
+)
+def test_a_host_that_is_not_as_a_plan_has_it_says_how_it_differs(
+    web_host: WebHost, planned: dict[str, object], said: str | None
+) -> None:
+    put_release(web_host, "r1")
+    make_current(web_host, "r1")
+    assert web_host.run(web_host.maintenance_dir / "down", "--run-id", "run1").code == 0
+
+    ran = web_host.run("status", f"--planned={json.dumps(planned)}")
+
+    assert ran.code == (3 if said else 0)
+    if said:
+        now, _, before = ran.error["what"].partition("; when this run was planned it was otherwise: ")
+        assert said in now
+        assert before
+        assert ran.error["state"] == "nothing was changed"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
+def test_a_plan_that_cannot_be_read_is_a_usage_error(text: str) -> None:
+    with bare_host() as host:
+        assert host.run("status", f"--planned={text}").code == 2

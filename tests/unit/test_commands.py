@@ -65,6 +65,21 @@ def test_the_switch_and_what_keeps_the_lock_and_the_journal_can_be_started_befor
     assert journal.argv == journal.ahead == commands.journal(plan, SETTINGS, ["{}"], 3)[0].argv
 
 
+def test_each_host_is_compared_with_what_it_was_when_the_plan_was_made() -> None:
+    targets = (Target("web1", "r1"), Target("web2", "r0", down=True, window="run-0"))
+    found = []
+    for host in ("web1", "web2"):
+        (command,) = commands.do(replace(WINDOW, targets=targets), plans.COMPARE, Progress(), SETTINGS, host)
+        assert isinstance(command, Command)
+        assert command.argv[0] == f"{TOOLS}/status"
+        found.append(json.loads(command.argv[1].removeprefix("--planned=")))
+
+    assert found == [
+        {"release": "r1", "down": False, "run_id": None},
+        {"release": "r0", "down": True, "run_id": "run-0"},
+    ]
+
+
 def test_all_that_visitors_wait_for_is_started_before_the_window() -> None:
     checked = Progress().with_mark(
         "check-migrations", "web1", Mark(State.OK, {"target": ["0002"]}), undo=False

@@ -18,7 +18,7 @@ from deploytools.errors import (
     Unfinished,
 )
 from deploytools.journal import Record
-from deploytools.plan import Plan
+from deploytools.plan import Plan, Target
 from deploytools.saga import Verdict
 from tests.support.values import BASE, failed, ok, settings
 
@@ -135,3 +135,29 @@ def test_maint_up_names_whose_window_it_is_where_it_is_somebodys(
 
     assert isinstance(error, kind)
     assert told in str(error.next)
+
+
+def test_a_host_that_was_new_and_has_no_way_back_is_told_with_what_to_do() -> None:
+    plan = plans.rolling_plan(replace(BASE, targets=(Target("web1", "r1"), Target("web3"))), settings())
+
+    error = concluded(
+        plan,
+        Verdict.REVERTED,
+        journal.outcome("swap", "web3", ok(), undo=False, seconds=0),
+        journal.outcome("swap", "web1", failed("not ready"), undo=False, seconds=0),
+    )
+
+    assert isinstance(error, OperationFailed)
+    assert error.state is not None
+    assert "web3 served nothing before and may serve r2 now" in error.state
+    assert "fab -H HOST maint-down" in error.state
+
+
+def test_a_new_host_that_failed_to_swap_is_as_before() -> None:
+    plan = plans.rolling_plan(replace(BASE, targets=(Target("web1", "r1"), Target("web3"))), settings())
+
+    error = concluded(
+        plan, Verdict.REVERTED, journal.outcome("swap", "web3", failed("not ready"), undo=False, seconds=0)
+    )
+
+    assert error.state == "the site is up on what it ran before"

@@ -155,6 +155,7 @@ def lost() -> LinkLost:
 
 ALL_STEPS = [
     ("web1", "lock acquire"),
+    *((host, "status") for host in ("web1", "web2")),
     *((host, "doctor") for host in ("web1", "web2")),
     ("web1", "upload /srv/guestbook/releases/.upload-r2.tar.gz"),
     ("web1", "release stage"),
@@ -246,6 +247,55 @@ def test_a_step_that_only_looks_does_not_wait_for_its_intent_to_be_durable(tmp_p
     assert stored["down"][-1] == "maintenance-on"
     assert stored["drain"][-1] == "maintenance-on"
     assert stored["migrate run"][-2:] == ["drain", "migrate"]
+
+
+def test_a_host_that_has_changed_since_the_plan_was_made_stops_it_with_nothing_changed(
+    tmp_path: Path,
+) -> None:
+    changed = failing("it serves r3, up; when this run was planned it was otherwise", next="plan anew")
+    world = World({("web2", "status"): [changed]})
+    running = engine(world, tmp_path)
+
+    progress = running.run()
+
+    assert [word for _, word in world.said] == ["lock acquire", "status", "status", "lock release"]
+    with pytest.raises(OperationFailed) as caught:
+        conclude(running.plan, progress, running.journal.records)
+    assert caught.value.details == (
+        "web2: compare: it serves r3, up; when this run was planned it was otherwise",
+    )
+
+
+def test_a_window_that_lasts_beyond_its_end_is_told_once_and_while_it_lasts(tmp_path: Path) -> None:
+    world = World()
+    running = engine(world, tmp_path, replace(WINDOW, until="1970-01-01T00:20:00+00:00"))
+    notes: list[str] = []
+    running.reporter.note = notes.append  # type: ignore[method-assign]
+
+    def look(host: str, word: str) -> None:
+        if word == "migrate run":
+            running.beat()
+            assert notes == []
+            running.clock.now = 1201.0  # type: ignore[attr-defined]
+        if host == "web1" and word in ("migrate run", "swap"):
+            running.beat()
+
+    world.before = look
+    running.beat()
+    assert running.run().verdict is Verdict.DONE
+    running.clock.now = 9999.0  # type: ignore[attr-defined]
+    running.beat()
+
+    (note,) = notes
+    assert "was to end at 1970-01-01T00:20:00+00:00, and goes on" in note
+
+
+def test_the_first_host_that_comes_up_comes_up_alone(tmp_path: Path) -> None:
+    world = World({("web1", "up"): [failing("the site does not answer", unchanged=False)]})
+    running = engine(world, tmp_path)
+
+    assert running.run().verdict is Verdict.HELD
+    assert ("web2", "up") not in world.said
 
 
 def test_a_beat_tells_the_phase_and_brings_what_the_lock_host_does_not_have(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,3 +140,42 @@ def test_downtime_runs_from_the_first_host_told_to_go_down_to_the_last_proved_up
 
 def test_a_run_without_a_window_has_no_downtime() -> None:
     assert journal.times([{"at": 1, **journal.begin(WINDOW)}]) == journal.Times(1, None, None, None)
+
+
+def window(downtime: float, migration: float, verdict: str = "done", **more: Any) -> list[journal.Record]:
+    """A past window, as its journal has it."""
+    plan = replace(BASE, window=True)
+    answer = ok(seconds=migration)
+    return [
+        {"at": 0.0, **journal.begin(plan)},
+        {"at": 10.0, **journal.intent("maintenance-on", ["web1"], undo=False)},
+        {"at": 11.0, **journal.outcome("migrate", "web1", answer, undo=False, seconds=migration)},
+        *more.get("between", ()),
+        {"at": 10 + downtime, **journal.outcome("maintenance-off", "web1", ok(), undo=False, seconds=0.1)},
+        {"at": 99.0, "kind": "end", "verdict": verdict},
+    ]
+
+
+def test_past_windows_tell_how_long_the_next_one_may_take() -> None:
+    runs = [window(3.0, 2.5), window(1.0, 0.6), window(9.0, 8.0)]
+
+    found = journal.estimate(runs)
+
+    assert found == journal.Estimate(3, 1.0, 3.0, 9.0, pytest.approx(0.5))
+    assert str(found) == (
+        "down for about 3.0 s, as in the last 3 windows (1.0 to 9.0 s, of which 0.5 s beside the migration)"
+    )
+    assert str(journal.estimate(runs, count=1)) == "down for about 3.0 s, as in the last window"
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        window(3.0, 2.0, verdict="held"),
+        window(3.0, 2.0, between=[journal.resumed("bob", "sofa")]),
+        [{"at": 0.0, **journal.begin(BASE)}, {"at": 9.0, "kind": "end", "verdict": "done"}],
+    ],
+    ids=["held", "resumed", "no window"],
+)
+def test_a_window_that_waited_for_a_person_tells_nothing(run: list[journal.Record]) -> None:
+    assert journal.estimate([run]) is None

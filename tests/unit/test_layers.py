@@ -20,7 +20,7 @@ ALLOWED = {
     "commands": {"plan", "saga", "settings"},
     "journal": {"commands", "plan", "saga"},
     "fleet": {"errors", "settings", "remote"},
-    "engine": {"commands", "errors", "fleet", "journal", "plan", "remote", "saga", "settings"},
+    "engine": {"commands", "errors", "fleet", "journal", "moments", "plan", "remote", "saga", "settings"},
     "hostnames": set(),
     "survey": {"commands", "engine", "errors", "fleet", "hostnames", "journal", "remote", "settings"},
     "conclusion": {"engine", "errors", "journal", "plan", "saga"},

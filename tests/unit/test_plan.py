@@ -25,6 +25,7 @@ def test_the_window_is_the_table_of_the_design() -> None:
         window=True,
         steps=(
             plans.LOCK,
+            plans.COMPARE,
             plans.PREFLIGHT,
             plans.STAGE,
             plans.CHECK_MIGRATIONS,
@@ -98,7 +99,7 @@ def test_hooks_add_their_steps_where_the_design_has_them() -> None:
 
     found = names(plans.downtime_plan(BASE, settings(hooks=hooks)))
 
-    assert found[5:10] == ["maintenance-on", "quiesce", "drain", "backup", "migrate"]
+    assert found[6:11] == ["maintenance-on", "quiesce", "drain", "backup", "migrate"]
     assert found[-4:] == ["maintenance-off", "resume-workers", "prune", "unlock"]
 
 
@@ -112,7 +113,7 @@ def test_nothing_of_the_release_is_done_while_the_site_is_down_that_could_be_don
     found = names(plans.downtime_plan(BASE, settings()))
 
     before, inside = found[: found.index("maintenance-on")], found[found.index("maintenance-on") :]
-    assert {"lock", "preflight", "stage", "check-migrations", "arm"} == set(before)
+    assert {"lock", "compare", "preflight", "stage", "check-migrations", "arm"} == set(before)
     assert not {"stage", "preflight"} & set(inside)
 
 
@@ -121,6 +122,7 @@ def test_a_deploy_without_downtime_never_switches_maintenance_on() -> None:
 
     assert names(plan) == [
         "lock",
+        "compare",
         "preflight",
         "stage",
         "check-migrations",
@@ -129,8 +131,8 @@ def test_a_deploy_without_downtime_never_switches_maintenance_on() -> None:
         "prune",
         "unlock",
     ]
-    assert plan.steps[5].scope is Scope.ROLLING
-    assert plan.steps[5].batch == 2
+    assert plan.steps[6].scope is Scope.ROLLING
+    assert plan.steps[6].batch == 2
     assert not plan.window
 
 

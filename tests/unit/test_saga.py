@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploytools import plan as plans
-from deploytools.plan import Kind, Plan, Scope, Step
+from deploytools.plan import Kind, Plan, Scope, Step, Target
 from deploytools.saga import (
     Act,
     End,
@@ -79,6 +79,18 @@ def test_a_rolling_step_takes_a_batch_at_a_time() -> None:
 
     assert decide(plan, progress) == Act(rolling, ("web1",))
     assert decide(plan, progress.with_mark("swap", "web1", OK, undo=False)) == Act(rolling, ("web2",))
+
+
+def test_the_public_is_let_in_on_one_host_first_and_on_the_others_once_that_is_proved() -> None:
+    three = replace(WINDOW, targets=(*BASE.targets, Target("web3", "r1")))
+    progress = done_up_to(UP, three)
+
+    assert decide(three, progress) == Act(UP, ("web1",))
+    assert decide(three, progress.with_mark(UP.name, "web1", Mark(State.INTENDED), undo=False)) == Act(
+        UP, ("web1",)
+    )
+    assert decide(three, progress.with_mark(UP.name, "web1", FAILED, undo=False)) == End(Verdict.HELD)
+    assert decide(three, progress.with_mark(UP.name, "web1", OK, undo=False)) == Act(UP, ("web2", "web3"))
 
 
 def test_all_done_is_done() -> None:

@@ -60,8 +60,10 @@ def read(config: Config, run_id: str) -> Result:
     return {"records": records, "message": "\n".join(json.dumps(record) for record in records)}
 
 
-def listing(config: Config, *, whole: bool = False) -> Result:
+def listing(config: Config, *, whole: bool = False, last: int | None = None) -> Result:
     """Every run with its first and last record, or with all of them, the one last written to first.
+
+    With `last` only so many.
 
     A journal that can't be read is named in "damaged", and hides no other.
     """
@@ -70,7 +72,7 @@ def listing(config: Config, *, whole: bool = False) -> Result:
     )
     runs: list[Result] = []
     damaged = []
-    for path in paths:
+    for path in paths[:last]:
         try:
             records = _read(path)
         except (Failure, OSError) as error:
