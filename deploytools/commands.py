@@ -146,7 +146,8 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             return [_can_wait(migrate, as_root=settings.privileged, timeout=FOLLOW)]
         case "swap":
             options = _options(release=plan.release, run_id=plan.run_id)
-            swap = program(settings, "swap", *options)
+            leave = ["--leave"] if plan.has("retire") else []
+            swap = program(settings, "swap", *options, *leave)
             return [_can_wait(swap, as_root=settings.privileged, timeout=_swap_timeout(settings))]
         case "swap-back":
             options = _options(run_id=plan.run_id)
@@ -159,6 +160,8 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             whose = {"run_id": plan.run_id} if plan.window else {"force": plan.force}
             options = _options(by=plan.by, **whose)
             return [_can_wait(switch(settings, "up", *options), as_root=settings.privileged)]
+        case "retire":
+            return [Command(program(settings, "swap", "--reap"), timeout=_swap_timeout(settings))]
         case "resume-workers":
             return _hook(plan, settings.hooks.resume)
         case "prune":

@@ -183,6 +183,7 @@ MIGRATE_ONLINE = Step(
 SWAP = Step(
     "swap", "activate and hot-swap", Scope.EACH, Kind.COMPENSATED, undo="swap back to the release before"
 )
+RETIRE = Step("retire", "stop the old generations", Scope.EACH, Kind.RETRIABLE, required=False)
 SWAP_BACK = Step("swap-back", "swap back to the warm generation", Scope.EACH, Kind.RETRIABLE)
 VERIFY = Step("verify", "verify behind the maintenance page", Scope.EACH, Kind.RETRIABLE, looks=True)
 MAINTENANCE_OFF = Step("maintenance-off", "maintenance off, proved", Scope.ONE_FIRST, Kind.PIVOT)
@@ -218,6 +219,7 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
             replace(SWAP, kind=Kind.PIVOT, undo=None) if first else SWAP,
             VERIFY,
             MAINTENANCE_OFF,
+            RETIRE,
             hooks.resume and RESUME_WORKERS,
             PRUNE,
             UNLOCK,

@@ -289,6 +289,17 @@ def test_reap_stops_what_is_left_over_and_starts_nothing(
     site.assert_only(site.serving())
 
 
+def test_where_time_is_short_the_generation_before_runs_on_until_it_is_reaped(site: Site) -> None:
+    site.first()
+
+    ran = site.swap("--leave")
+
+    assert (ran.code, ran.json["stopped"], site.generation()) == (0, [], 2)
+    assert [record.state for record in site.records()] == ["draining", "serving"]
+    assert site.swap("--reap").json["stopped"] == [1]
+    site.assert_only(site.serving())
+
+
 def test_the_children_of_a_killed_php_cgi_serve_on_until_the_swap_and_end_with_it(
     make_site: Callable[..., Site],
 ) -> None:

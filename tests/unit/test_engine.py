@@ -118,6 +118,8 @@ class World:
 
 def _words(command: Command) -> tuple[str, str]:
     name = command.argv[0].rsplit("/", 1)[-1]
+    if "--reap" in command.argv:
+        return name, "--reap"
     return name, command.argv[1] if name in ("lock", "release", "migrate", "journal") else ""
 
 
@@ -169,6 +171,7 @@ ALL_STEPS = [
     *((host, "swap") for host in ("web1", "web2")),
     *((host, "verify") for host in ("web1", "web2")),
     *((host, "up") for host in ("web1", "web2")),
+    *((host, "swap --reap") for host in ("web1", "web2")),
     *((host, "release prune") for host in ("web1", "web2")),
     ("web1", "lock release"),
 ]

@@ -36,6 +36,7 @@ def test_the_window_is_the_table_of_the_design() -> None:
             plans.SWAP,
             plans.VERIFY,
             plans.MAINTENANCE_OFF,
+            plans.RETIRE,
             plans.PRUNE,
             plans.UNLOCK,
         ),
@@ -100,7 +101,7 @@ def test_hooks_add_their_steps_where_the_design_has_them() -> None:
     found = names(plans.downtime_plan(BASE, settings(hooks=hooks)))
 
     assert found[6:11] == ["maintenance-on", "quiesce", "drain", "backup", "migrate"]
-    assert found[-4:] == ["maintenance-off", "resume-workers", "prune", "unlock"]
+    assert found[-5:] == ["maintenance-off", "retire", "resume-workers", "prune", "unlock"]
 
 
 def test_an_application_without_a_database_has_no_migration_steps() -> None:

@@ -79,6 +79,12 @@ class Retiring:
                 exit_code=UNFINISHED,
             ) from error
 
+    def leave_all_but(self, new: Record) -> None:
+        """After the barrier, where time is short: the others are `reap`'s, as soon as it is called."""
+        for one in generations.records(self.config):
+            if one.generation != new.generation and one.state != WARM:
+                one.noted(self.config, state=DRAINING)
+
     def take_back(self, new: Record, way_back: Links, app: App) -> str:
         """Lead the web server back, and stop `new` once no request is in it; return what became of it."""
         from hostlib.webserver import web
