@@ -337,6 +337,10 @@ class TestRun:
         assert "CALLER" not in env
 
 
+# As the text of a migration is read; what it really does before it is killed is the same.
+MAY_COMMIT = "pass  # would commit"
+
+
 class TestFailure:
     BROKEN = 'op.execute("create table t_half (id)"); raise RuntimeError("no such luck")'
 
@@ -376,12 +380,15 @@ class TestFailure:
         assert (ran.code, ran.json["outcome"], project.revision()) == (3, "failed", ["a"])
         assert "commit" in ran.error["what"]
 
-    def test_a_killed_migration_proves_nothing(self, waiting: Callable[..., Waiting]) -> None:
-        begun = waiting()
+    @pytest.mark.parametrize(("then", "unchanged"), [("pass", True), (MAY_COMMIT, False)])
+    def test_a_killed_migration_changed_nothing_only_where_nothing_in_it_commits(
+        self, waiting: Callable[..., Waiting], then: str, unchanged: bool
+    ) -> None:
+        begun = waiting(then)
         os.kill(begun.migration, signal.SIGKILL)
         out, _ = begun.follower.communicate(timeout=60)
         told = json.loads(out)
-        assert (begun.follower.returncode, told["outcome"], told["unchanged"]) == (3, "failed", False)
+        assert (begun.follower.returncode, told["outcome"], told["unchanged"]) == (3, "failed", unchanged)
         assert told["after"] == ["a"]
 
 
@@ -434,7 +441,11 @@ class TestFollowing:
 
 
 class TestUnknown:
-    def test_a_killed_runner_leaves_an_unknown_outcome(self, waiting: Callable[..., Waiting]) -> None:
+    """Asked are the runner, the sessions of the database, its revision; only then somebody's word counts."""
+
+    def test_after_a_killed_runner_the_database_tells_that_it_was_applied(
+        self, waiting: Callable[..., Waiting]
+    ) -> None:
         begun = waiting()
         os.kill(begun.runner, signal.SIGKILL)
         still = outcome(begun.project.host)
@@ -442,12 +453,28 @@ class TestUnknown:
         begun.let_go()
         out, _ = begun.follower.communicate(timeout=60)
         told = json.loads(out)
-        assert (begun.follower.returncode, told["outcome"], told["after"]) == (4, "unknown", ["b"])
-        assert "which is the target" in told["error"]["state"]
-        assert "migrate.resolve" in told["error"]["next"]
+        assert (begun.follower.returncode, told["outcome"], told["after"]) == (0, "applied", ["b"])
+        assert told["applied"] == ["b"]
+        assert outcome(begun.project.host).json == told
 
-    def test_a_killed_runner_and_migration_leave_one_too(self, waiting: Callable[..., Waiting]) -> None:
+    def test_what_was_killed_with_its_runner_is_proved_to_be_rolled_back_where_nothing_in_it_commits(
+        self, waiting: Callable[..., Waiting]
+    ) -> None:
         begun = waiting()
+        for pid in reversed(begun.processes):
+            os.kill(pid, signal.SIGKILL)
+        out, _ = begun.follower.communicate(timeout=60)
+        told = json.loads(out)
+        assert (begun.follower.returncode, told["outcome"], told["unchanged"]) == (3, "failed", True)
+        assert (told["before"], told["after"]) == (["a"], ["a"])
+        assert outcome(begun.project.host).json == told
+        word = ("--as", "applied", "--by", "ann", "--reason", "I think so")
+        assert begun.project.host.run("migrate", "resolve", "run1", *word).code == 2
+
+    def test_where_it_may_have_committed_something_nobody_knows(
+        self, waiting: Callable[..., Waiting]
+    ) -> None:
+        begun = waiting(MAY_COMMIT)
         for pid in reversed(begun.processes):
             os.kill(pid, signal.SIGKILL)
         out, _ = begun.follower.communicate(timeout=60)
@@ -482,7 +509,7 @@ class TestResolve:
 
     @pytest.fixture
     def unknown(self, waiting: Callable[..., Waiting]) -> WebHost:
-        begun = waiting()
+        begun = waiting(MAY_COMMIT)
         for pid in reversed(begun.processes):
             os.kill(pid, signal.SIGKILL)
         begun.follower.communicate(timeout=60)

@@ -5,17 +5,17 @@ Release code is never imported here. An adapter is a program of its own, run by 
 line of JSON, and then commands, a word per line; it answers each command with one line of JSON:
 
     check     {"current": [...], "target": [...], "pending": [{"revision", "message", "online", "why"}...],
-               "strangers": [...], "orphans": [...], "transactional": bool, "sessions": [...]}
+               "strangers": [...], "orphans": [...], "transactional": bool, "atomic": bool, "sessions": [...]}
     upgrade   {"applied": [...], "transactional": bool}
 
 with {"error": "...", "connection_lost": bool} where it went wrong, {} where the command was killed. With the
 connection lost the database may still be at work on what it was sent.
 "strangers" are revisions of the database that the release doesn't know; "orphans", which may be left out,
 are such that may be left over from earlier releases; "transactional" says whether a failed migration is
-rolled back whole; "sessions" is who else is connected (see adapter_engines), null where the engine or the
-adapter can't tell. "online" is true of a migration that its author has labelled safe to run while the
-release before serves; where it is false, "why" says so. To add an adapter, write such a program and name
-it in ADAPTERS.
+rolled back whole, and "atomic", which may be left out, whether one that is killed is, too, once its session
+has ended; "sessions" is who else is connected (see adapter_engines), null where the engine or the adapter
+can't tell. "online" is true of a migration that its author has labelled safe to run while the release before
+serves; where it is false, "why" says so. To add an adapter, write such a program and name it in ADAPTERS.
 """
 
 from __future__ import annotations

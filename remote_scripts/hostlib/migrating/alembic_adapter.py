@@ -11,12 +11,16 @@ env.py.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from adapter_engines import Ask, sessions, take, wait_until_quiet
 from adapter_process import Adapter, Answer, labelled, serve, settings, use_the_applications_modules
+
+# What a migration has in its text that commits by itself, such as autocommit_block().
+COMMITS = re.compile("commit|isolation_level", re.IGNORECASE)
 
 
 def prepare() -> None:
@@ -39,8 +43,10 @@ def check(answer: Answer) -> None:
         unknown = [revision for revision in found if not _knows(script, revision)]
         strangers.update(unknown)
         if not unknown:
-            steps = script._upgrade_revs("heads", found)
+            steps = list(script._upgrade_revs("heads", found))
             pending.update((step.revision.revision, _describe(step.revision)) for step in steps)
+            modules = (step.revision.module.__file__ for step in steps)
+            answer["atomic"] = answer.get("atomic", True) and _is_atomic(context, modules)
         return []
 
     _run(script, look, answer, dont_mutate=True)
@@ -126,6 +132,13 @@ def _is_transactional(context: Any) -> bool:
     level = str(connection.get_execution_options().get("isolation_level", "")).upper()
     driver = getattr(connection.connection, "dbapi_connection", None)
     return level != "AUTOCOMMIT" and getattr(driver, "autocommit", None) is not True
+
+
+def _is_atomic(context: Any, modules: Iterator[str]) -> bool:
+    """True where a migration is rolled back whole even if it is killed: nothing in it commits."""
+    if not _is_transactional(context) or context.connection.dialect.name not in ("postgresql", "sqlite"):
+        return False
+    return not any(COMMITS.search(Path(module).read_text(errors="replace")) for module in modules)
 
 
 def _lost_connection(error: BaseException | None) -> bool:

@@ -82,6 +82,8 @@ def _look(answer: Answer) -> tuple[Any, list[Key]]:
     steps = [step for step, _ in executor.migration_plan(loader.graph.leaf_nodes())]
     rolled_back = connection.features.can_rollback_ddl and connection.settings_dict.get("AUTOCOMMIT", True)
     answer["transactional"] = rolled_back and all(step.atomic for step in steps)
+    # Within atomic() Django lets nobody commit.
+    answer["atomic"] = answer["transactional"] and connection.vendor in ("postgresql", "sqlite")
     return loader, [(step.app_label, step.name) for step in steps]
 
 

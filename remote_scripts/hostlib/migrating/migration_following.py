@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from hostlib.files import read_json, write_json
 from hostlib.migrating import migration_runs, migrations
-from hostlib.migrating.migration_runner import Order, judge
+from hostlib.migrating.migration_runner import Order, judge, until_its_session_ends
 from hostlib.migrating.migration_runs import is_running
 from hostlib.migrating.migrations import Check
 from hostlib.names import timestamp
@@ -69,15 +69,16 @@ def resolve(config: Config, run_id: str, word: Word) -> Result:
     """
     place = config.migrations / run_id
     started = read_json(place / "started.json")
-    ended = read_json(place / "outcome.json") or {"outcome": "unknown"}
-    certain = ended["outcome"] == "applied" or ended.get("unchanged") is True
+    ended: dict[str, Any] = {"outcome": "unknown"}
     known = None
     if started is None:
         known = "it was never started"
-    elif certain:
-        known = ended["outcome"]
     elif is_running(config, run_id) or _look(config, started).ours:
         known = "it still runs"
+    else:
+        ended = _ended(config, run_id, started)
+        if ended["outcome"] == "applied" or ended.get("unchanged") is True:
+            known = ended["outcome"]
     if started is None or known is not None:
         raise Failure(
             f"the migration of run {run_id} needs nobody's word: {known}",
@@ -148,14 +149,7 @@ def _told(config: Config, run_id: str) -> Result:
     """The outcome of a run that is over."""
     place = config.migrations / run_id
     started = read_json(place / "started.json") or {}
-    ended = read_json(place / "outcome.json")
-    if ended is None:
-        raise _unknown(config, run_id, started, "the runner died before it could tell")
-    if ended["after"] is None:
-        # The database didn't answer then; it may by now.
-        ended.update(judge(started, ended["answer"], _look(config, started)))
-        if ended["after"] is not None:
-            write_json(place / "outcome.json", ended)
+    ended = _ended(config, run_id, started)
     if ended["outcome"] == "unknown":
         raise _unknown(config, run_id, started, ended["reason"])
     if ended["outcome"] == "failed":
@@ -165,6 +159,26 @@ def _told(config: Config, run_id: str) -> Result:
     if ended["applied"]:
         did = f"{len(ended['applied'])} applied in {ended['seconds']} s"
     return {**ended, "message": f"{did}; the database is at {now}"}
+
+
+def _ended(config: Config, run_id: str, started: dict[str, Any]) -> dict[str, Any]:
+    """The outcome of a run that is over: as its runner told it, otherwise as the database does now.
+
+    What the database tells is kept where it is certain. "unknown" where it isn't.
+    """
+    path = config.migrations / run_id / "outcome.json"
+    ended = read_json(path)
+    if ended is not None and ended["after"] is not None:
+        return ended
+    # The runner died, the database didn't answer, or a session was at work there.
+    now = until_its_session_ends(lambda: _look(config, started))
+    told = ended or {"answer": None, "seconds": 0.0}
+    found = {"ended_at": timestamp(), **told, **judge(started, told["answer"], now)}
+    if ended is None and not (found["outcome"] == "applied" or found.get("unchanged")):
+        return {**found, "outcome": "unknown", "reason": "the runner died before it could tell"}
+    if found["after"] is not None:
+        write_json(path, found)
+    return found
 
 
 def _failed(ended: dict[str, Any], log: Path) -> Failure:

@@ -37,6 +37,8 @@ from hostlib.program import Config, Failure, load_config
 
 # How long it waits for the word, in seconds. What it saw of the database gets old.
 ARMED_FOR = 900
+# How long the session of a migration that was killed may take to end, and between two looks, in seconds.
+SESSION_ENDS, SESSION_POLL = 2.0, 0.2
 # How long whoever gives the word may take to say it, in seconds.
 HEARING = 5
 
@@ -90,7 +92,7 @@ def supervise(config: Config, started: dict[str, Any], talk: Conversation) -> No
     began = time.monotonic()
     answer = talk.ask("upgrade")
     seconds = round(time.monotonic() - began, 3)
-    after = _look(config, started, talk)
+    after = until_its_session_ends(lambda: _look(config, started, talk))
     ended = {"answer": answer, "seconds": seconds, "ended_at": timestamp()}
     write_json(
         config.migrations / started["run_id"] / "outcome.json", {**judge(started, answer, after), **ended}
@@ -108,6 +110,9 @@ def judge(started: dict[str, Any], answer: dict[str, Any] | None, after: Check) 
         "after": list(after.current) if after.known else None,
         "transactional": started["transactional"],
     }
+    if after.ours is not None:
+        reason = f"its session {after.ours['id']} is still at work in the database"
+        return {**known, "after": None, "outcome": "unknown", "reason": reason}
     if answer is not None and "error" not in answer:
         if after.state == "current":
             return {**known, "outcome": "applied", "applied": answer["applied"]}
@@ -118,17 +123,29 @@ def judge(started: dict[str, Any], answer: dict[str, Any] | None, after: Check) 
         reason = answer["error"]
     else:
         reason = "the migration was killed"
+    cut_off = answer is None or answer.get("connection_lost") is True
+    if cut_off and after.state == "current":  # the revision is what a migration writes last
+        return {**known, "outcome": "applied", "applied": started.get("pending") or list(after.current)}
+    rolled_back = (
+        started.get("atomic") is True if answer is None or cut_off else answer["transactional"] is not False
+    )
     unchanged = (
         after.known
         and sorted(after.current) == sorted(started["before"])
         and started["transactional"] is True
-        # Killed, or cut off from the database: a server may still be at work on what it was sent.
-        and answer is not None
-        and answer["transactional"] is not False
-        and not answer.get("connection_lost")
-        and after.ours is None
+        and rolled_back
     )
     return {**known, "outcome": "failed", "unchanged": unchanged, "reason": reason}
+
+
+def until_its_session_ends(look: Callable[[], Check]) -> Check:
+    """Look at the database until the migration's session is gone, for a while: PostgreSQL ends an orphan."""
+    deadline = time.monotonic() + SESSION_ENDS
+    while True:
+        found = look()
+        if found.ours is None or time.monotonic() >= deadline:
+            return found
+        time.sleep(SESSION_POLL)
 
 
 @contextlib.contextmanager
@@ -164,7 +181,9 @@ def _startable(config: Config, order: Order, talk: Conversation) -> Check:
 
 
 def _description(order: Order, now: Check) -> dict[str, Any]:
-    return {**asdict(order), "before": list(now.current), "transactional": now.transactional}
+    pending = [step["revision"] for step in now.pending if step["revision"]]
+    known = {"transactional": now.transactional, "atomic": now.atomic}
+    return {**asdict(order), "before": list(now.current), "pending": pending, **known}
 
 
 def _report(told: dict[str, Any], log: BinaryIO | None) -> None:

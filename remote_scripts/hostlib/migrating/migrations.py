@@ -26,6 +26,7 @@ class Check:
         pending: what is to be applied, in order; each is told with "online", true where its author has
             labelled it safe to run while the release before serves, otherwise with the reason, "why".
         transactional: a failed migration is rolled back whole; None if that can't be told.
+        atomic: so is one that was killed, once its session in the database has ended.
         message: a sentence; with state unknown, the reason.
         sessions: who else is connected to the database, see adapter_engines; None if that can't be told.
     """
@@ -35,6 +36,7 @@ class Check:
     target: tuple[str, ...] = ()
     pending: tuple[dict[str, Any], ...] = ()
     transactional: bool | None = None
+    atomic: bool = False
     message: str = ""
     sessions: tuple[dict[str, Any], ...] | None = None
 
@@ -90,6 +92,7 @@ def understood(config: Config, release: str, answer: dict[str, Any]) -> Check:
         target=tuple(answer["target"]),
         pending=tuple(answer["pending"]),
         transactional=answer["transactional"],
+        atomic=answer.get("atomic") is True,
         sessions=None if answer.get("sessions") is None else tuple(answer["sessions"]),
     )
     later = _of_later_releases(config, release, answer.get("orphans", ()))

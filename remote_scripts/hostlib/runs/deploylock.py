@@ -131,7 +131,8 @@ def _migration_at_work(config: Config, run_id: str) -> str:
     if migration_runs.is_running(config, run_id):
         return " on this host"
     place = config.migrations / run_id
-    if not place.exists() or (place / "outcome.json").exists():
+    outcome = read_json(place / "outcome.json")
+    if not place.exists() or (outcome is not None and outcome["outcome"] != "unknown"):
         return ""
     # By that program, because it goes on as root and then as the application's user.
     argv = [str(TOOLS / "migrate"), "outcome", run_id, "--json"]
