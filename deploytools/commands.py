@@ -119,6 +119,11 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             expect = ("known" if plan.window else "online") if plan.has("migrate") else "current"
             check = program(settings, "migrate", "check", "--release", _release(plan), "--expect", expect)
             return [Command(check, timeout=120)]
+        case "same-database":
+            current = progress.value("check-migrations", plan.lock_host).get("current", ())
+            same_as = f"--same-as={','.join(current)}"
+            check = program(settings, "migrate", "check", "--release", _release(plan), same_as)
+            return [Command(check, timeout=120)]
         case "arm":
             return [Command(_migrate("arm", plan, progress, settings), timeout=120)]
         case "maintenance-on":
@@ -154,8 +159,9 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             back = program(settings, "swap", "--back", *options)
             return [Command(back, timeout=_swap_timeout(settings))]
         case "verify":
-            verify = program(settings, "verify", "--release", _release(plan))
-            return [_can_wait(verify, as_root=settings.privileged)]
+            options = _options(schema=_revision(plan, progress, host))
+            verify = program(settings, "verify", "--release", _release(plan), *options)
+            return [_can_wait(verify, as_root=settings.privileged, timeout=120)]
         case "maintenance-off":
             whose = {"run_id": plan.run_id} if plan.window else {"force": plan.force}
             options = _options(by=plan.by, **whose)
@@ -180,7 +186,7 @@ def ahead(plan: Plan, host: str, settings: Settings, progress: Progress | None =
     steps = [step for step in plan.steps if step.name in names and host in plan.hosts_of(step)]
     left = [step for step in steps if not progress.done(step, host)]
     left.sort(key=lambda step: not step.name.startswith("maintenance"))
-    found = [item for step in left for item in do(plan, step, progress, settings)]
+    found = [item for step in left for item in do(plan, step, progress, settings, host)]
     if host == plan.lock_host:
         found.append(journal(plan, settings, [], 0)[0])
     return [item for item in found if isinstance(item, Command) and item.ahead]
@@ -327,6 +333,13 @@ def _migrate(what: str, plan: Plan, progress: Progress, settings: Settings, *opt
     target = ",".join(progress.value("check-migrations", plan.lock_host).get("target", ()))
     order = ("--release", _release(plan), "--target", target)
     return program(settings, "migrate", what, plan.run_id, *order, *options)
+
+
+def _revision(plan: Plan, progress: Progress, host: str | None) -> str | None:
+    """Where the database has to be as `host` finds it; None where it can't tell, or nothing is migrated."""
+    target = progress.value("check-migrations", plan.lock_host).get("target", ())
+    finds_it = host in (None, plan.lock_host) or progress.value("same-database", str(host)).get("same")
+    return ",".join(target) if target and finds_it else None
 
 
 def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command | Upload]:

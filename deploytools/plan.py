@@ -162,6 +162,9 @@ STAGE = Step(
 CHECK_MIGRATIONS = Step(
     "check-migrations", "look for pending migrations", Scope.ONCE, Kind.READ_ONLY, looks=True
 )
+SAME_DATABASE = Step(
+    "same-database", "see whether every host finds the same database", Scope.EACH, Kind.READ_ONLY, looks=True
+)
 ARM = Step(
     "arm",
     "get the migration ready",
@@ -210,6 +213,7 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
             PREFLIGHT,
             ship and STAGE,
             check and CHECK_MIGRATIONS,
+            check and len(base.targets) > 1 and SAME_DATABASE,
             migrate and ARM,
             MAINTENANCE_ON,
             hooks.quiesce and QUIESCE,

@@ -151,6 +151,7 @@ class Health:
     path: UrlPathQuery = "/"
     status: Status = 200
     contains: PageText | None = None
+    smoke: Annotated[tuple[UrlPathQuery, ...], empty_list] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)

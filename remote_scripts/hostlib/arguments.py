@@ -61,3 +61,8 @@ def _parsed(text: str, now: float) -> float:
         return (wanted if wanted > local else wanted + timedelta(days=1)).astimezone().timestamp()
     # Python before 3.11 does not know the Z.
     return datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text)).astimezone().timestamp()
+
+
+def revisions(text: str) -> tuple[str, ...]:
+    """Revisions of a database, with commas between them."""
+    return tuple(revision for revision in text.split(",") if revision)

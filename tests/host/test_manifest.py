@@ -55,7 +55,7 @@ def test_all_problems_are_told_at_once_and_no_value_is_shown(config: Config) -> 
                 "soak_time": 1e9,
                 "manager": ["direct"],
             },
-            "health": {"path": "/a b", "status": "200", "contains": 5},
+            "health": {"path": "/a b", "status": "200", "contains": 5, "smoke": ["/ok", "x"]},
         },
     )
     told = refused(config)
@@ -71,6 +71,7 @@ def test_all_problems_are_told_at_once_and_no_value_is_shown(config: Config) -> 
         "health.path should be a path that begins with / and has no blanks",
         "health.status should be an HTTP status",
         "health.contains should be a string or null",
+        "health.smoke should be a list of paths that begin with / and have no blanks",
     ]
     assert "12345678" not in told
 

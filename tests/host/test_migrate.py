@@ -220,6 +220,23 @@ class TestCheck:
         assert "nowhere" in ran.error["what"]
 
 
+class TestSameAs:
+    """--same-as REV: does this host find the database that the migration host finds there?"""
+
+    def test_the_same_revision_is_the_same_database(self, project: AlembicProject) -> None:
+        assert check(project, "--same-as=a").json["same"] is True
+
+    def test_another_revision_is_another_database(self, project: AlembicProject) -> None:
+        ran = check(project, "--same-as=")
+        assert (ran.code, ran.error["state"]) == (3, "nothing was changed")
+        assert "this host finds another database: the database is at a" in ran.error["what"]
+
+    def test_a_host_that_cannot_tell_says_so_and_is_no_obstacle(self, host: WebHost) -> None:
+        ran = check(AlembicProject(host, python="/nonexistent/python"), "--same-as=a")
+        assert (ran.code, ran.json["same"]) == (0, None)
+        assert "can't tell" in ran.json["message"]
+
+
 class TestExpect:
     """--expect turns a state that a deploy can't go on with into a failure."""
 

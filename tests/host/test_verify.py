@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Mapping
 
 import pytest
 from hostlib.program import DONE, FAILED, IN_MAINTENANCE, USAGE
 from hostlib.switch import maintscript
 
+from tests.support.barehost import AlembicProject
 from tests.support.webhost import WebHost
 
 
@@ -139,3 +141,59 @@ def test_the_token_is_told_nowhere(web_host: WebHost) -> None:
     assert token
     assert token not in ran.out + ran.err
     assert os.path.exists(host.tools / "verify")
+
+
+def test_every_smoke_page_is_asked_through_the_bypass(web_host: WebHost) -> None:
+    host = deployed(web_host, smoke=["/login", "/cart?full=1"])
+    assert host.run("verify", "--release", "r1").code == DONE
+
+
+def test_a_smoke_page_that_does_not_work_keeps_the_site_in_maintenance(web_host: WebHost) -> None:
+    host = deployed(web_host, smoke=["/login", "/slow"])  # which wants to know how slow
+    ran = host.run("verify", "--release", "r1", "--timeout", "0.3")
+    assert ran.code == IN_MAINTENANCE
+    assert "/slow of release r1 doesn't work" in ran.error["what"]
+
+
+class TestSchema:
+    """--schema REV: the release's database, as this host finds it, is there."""
+
+    @pytest.fixture
+    def project(self, web_host: WebHost) -> AlembicProject:
+        """Release r2, with revisions a and b, serves in maintenance; its database is at a."""
+        web_host.serve()
+        project = AlembicProject(web_host, "r2")
+        manifest = project.place / ".deploytools.json"
+        described = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**described, "app": {"command": "true"}, "health": {}}))
+        project.add("a")
+        project.add("b", "a")
+        project.query("create table alembic_version (version_num varchar(32) not null)")
+        project.query("insert into alembic_version values ('a')")
+        record(web_host, 1, "r2")
+        assert web_host.run("down").code == DONE
+        return project
+
+    def test_it_is_done_where_the_database_is_there(self, project: AlembicProject) -> None:
+        project.query("update alembic_version set version_num = 'b'")
+        assert project.host.run("verify", "--release", "r2", "--schema=b").code == DONE
+
+    def test_another_revision_keeps_the_site_in_maintenance(self, project: AlembicProject) -> None:
+        ran = project.host.run("verify", "--release", "r2", "--schema=b")
+        assert ran.code == IN_MAINTENANCE
+        assert "release r2 needs the database at b; here the database is at a" in ran.error["what"]
+
+    def test_the_database_counts_as_it_is_when_the_word_comes(self, project: AlembicProject) -> None:
+        argv = [project.host.tools / "verify", "--release=r2", "--schema=b", "--when-told", "--json"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as verify:
+            assert verify.stdout is not None
+            assert json.loads(verify.stdout.readline()) == {"waiting": True}
+            project.query("update alembic_version set version_num = 'b'")
+            told, _ = verify.communicate("go\n", timeout=60)
+        assert (verify.returncode, json.loads(told)["release"]) == (DONE, "r2")
+
+    def test_a_database_that_does_not_answer_keeps_the_site_in_maintenance(
+        self, project: AlembicProject
+    ) -> None:
+        project.database.write_text("not a database at all, but long enough to be taken for one" * 20)
+        assert project.host.run("verify", "--release", "r2", "--schema=b").code == IN_MAINTENANCE

@@ -39,7 +39,8 @@ VISITORS, PACE = 2, 0.04
 MIGRATION = 1.0  # seconds
 APPLIED = "/srv/guestbook/shared/applied"
 
-# A release knows its migrations; those that were applied are lines of a file on the migration host.
+# A release knows its migrations; those that were applied are lines of a file on the migration host, and no
+# other host can tell.
 FILES = {
     "public/index.php": """\
 <?php
@@ -48,6 +49,7 @@ header('X-Release: ' . basename(realpath('..')));
 """,
     "status": f"""\
 #!/bin/sh
+[ "$(hostname)" = web1 ] || exit 1
 while read -r name; do
   if grep -qsx "$name" {APPLIED}; then echo "[X] $name"; else echo "[ ] $name"; fi
 done <migrations

@@ -222,6 +222,26 @@ def test_the_first_release_has_nothing_to_be_swapped_back_to() -> None:
     assert commands.undo(first, plans.SWAP, Progress(), "web1", SETTINGS) == []
 
 
+def test_the_revision_is_verified_on_every_host_that_can_tell_it() -> None:
+    checked = Mark(State.OK, {"current": ["0001"], "target": ["0002"]})
+    progress = Progress().with_mark("check-migrations", "web1", checked, undo=False)
+    (same,) = commands.do(WINDOW, plans.SAME_DATABASE, progress, SETTINGS, "web2")
+    assert isinstance(same, Command)
+    assert same.argv[1:] == ("check", "--release", "r2", "--same-as=0001", "--json")
+
+    def verify(host: str, told: bool | None) -> tuple[str, ...]:
+        known = progress.with_mark("same-database", host, Mark(State.OK, {"same": told}), undo=False)
+        (command,) = commands.do(WINDOW, plans.VERIFY, known, SETTINGS, host)
+        assert isinstance(command, Command)
+        assert command in commands.ahead(WINDOW, host, SETTINGS, known)
+        return command.argv[1:]
+
+    asked, unasked = ("--release", "r2", "--schema=0002", "--json"), ("--release", "r2", "--json")
+    assert verify("web2", True) == asked
+    assert verify("web2", None) == unasked
+    assert verify("web1", None) == asked, "the migration host has told it before"
+
+
 def test_a_hook_is_one_argument_and_knows_run_and_release() -> None:
     assert argv(plans.QUIESCE) == (
         "env", "DEPLOYTOOLS_RUN_ID=run-1", "DEPLOYTOOLS_RELEASE=r2", "sh", "-c", "stop-workers",

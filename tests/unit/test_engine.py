@@ -164,6 +164,7 @@ ALL_STEPS = [
     ("web2", "upload /srv/guestbook/releases/.upload-r2.tar.gz"),
     ("web2", "release stage"),
     ("web1", "migrate check"),
+    *((host, "migrate check") for host in ("web1", "web2")),
     ("web1", "migrate arm"),
     *((host, "down") for host in ("web1", "web2")),
     *((host, "drain") for host in ("web1", "web2")),

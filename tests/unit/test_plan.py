@@ -29,6 +29,7 @@ def test_the_window_is_the_table_of_the_design() -> None:
             plans.PREFLIGHT,
             plans.STAGE,
             plans.CHECK_MIGRATIONS,
+            plans.SAME_DATABASE,
             plans.ARM,
             plans.MAINTENANCE_ON,
             plans.DRAIN,
@@ -100,7 +101,7 @@ def test_hooks_add_their_steps_where_the_design_has_them() -> None:
 
     found = names(plans.downtime_plan(BASE, settings(hooks=hooks)))
 
-    assert found[6:11] == ["maintenance-on", "quiesce", "drain", "backup", "migrate"]
+    assert found[7:12] == ["maintenance-on", "quiesce", "drain", "backup", "migrate"]
     assert found[-5:] == ["maintenance-off", "retire", "resume-workers", "prune", "unlock"]
 
 
@@ -114,7 +115,8 @@ def test_nothing_of_the_release_is_done_while_the_site_is_down_that_could_be_don
     found = names(plans.downtime_plan(BASE, settings()))
 
     before, inside = found[: found.index("maintenance-on")], found[found.index("maintenance-on") :]
-    assert {"lock", "compare", "preflight", "stage", "check-migrations", "arm"} == set(before)
+    looked = {"compare", "preflight", "check-migrations", "same-database"}
+    assert {"lock", *looked, "stage", "arm"} == set(before)
     assert not {"stage", "preflight"} & set(inside)
 
 

@@ -39,11 +39,16 @@ class App:
 
 @dataclass(frozen=True)
 class Health:
-    """Which request tells that the application works, and by what answer."""
+    """Which request tells that the application works, and by what answer.
+
+    Args:
+        smoke: further pages that are asked for before the public is let in; they answer below 400.
+    """
 
     path: str
     status: int
     contains: str | None
+    smoke: tuple[str, ...] = ()
 
     def met(self, status: int, body: bytes) -> bool:
         return status == self.status and (self.contains is None or self.contains.encode() in body)
@@ -66,7 +71,7 @@ def read(config: Config, release: str) -> tuple[App, Health]:
         raise _refused(release, f"{path} is not usable: {'; '.join(problems + more)}")
     del app["protocol"]
     argv = tuple(shlex.split(app.pop("command")))
-    return App(argv=argv, **app), Health(**health)
+    return App(argv=argv, **app), Health(**{**health, "smoke": tuple(health["smoke"])})
 
 
 def _refused(release: str, what: str) -> Failure:
@@ -125,6 +130,10 @@ def _url_path(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"/[\x21-\x7e]*", value) is not None
 
 
+def _url_paths(value: object) -> bool:
+    return isinstance(value, list) and all(_url_path(path) for path in value)
+
+
 def _status(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 599
 
@@ -149,6 +158,7 @@ HEALTH: Rules = {
     "path": ("a path that begins with / and has no blanks", _url_path, "/"),
     "status": ("an HTTP status", _status, 200),
     "contains": ("a string or null", lambda value: value is None or _text(value), None),
+    "smoke": ("a list of paths that begin with / and have no blanks", _url_paths, []),
 }
 
 
