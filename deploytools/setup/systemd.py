@@ -70,6 +70,8 @@ StandardError=inherit
 IgnoreSIGPIPE=no
 Restart=always
 RestartSec=250ms
+# One process that takes too much memory must not end the others, which have requests in them.
+OOMPolicy=continue
 # It is only stopped when no request is in it.
 TimeoutStopSec=10
 """

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 
-def scope(name: str) -> list[str]:
-    """What to put before a command so that it runs in a scope of this name; nothing where that can't be.
+def scope(name: str | None = None) -> list[str]:
+    """What to put before a command so that it runs in a scope, of this name; nothing where that can't be.
 
     Even where it can, systemd-run may end without ever having become the command.
     """
     if os.geteuid() != 0 or not Path("/run/systemd/system").is_dir() or not shutil.which("systemd-run"):
         return []
-    return ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={name}", "--"]
+    named = [f"--unit={name}"] if name else []
+    return ["systemd-run", "--scope", "--quiet", "--collect", *named, "--"]
 
 
 def start(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:

@@ -23,6 +23,7 @@ from hostlib.swapping import generations, unixsockets
 from hostlib.swapping.account import count
 from hostlib.swapping.generations import Record
 from hostlib.swapping.managers import Managers
+from hostlib.swapping.swaplock import one_swap_at_a_time
 from hostlib.switch import maintstate
 
 from hostsetup import bundle as bundles
@@ -94,7 +95,7 @@ def plan(bundle: Bundle) -> Plan:
 def apply(bundle: Bundle, wanted: Plan) -> list[str]:
     """Take it away; return remarks. Raises Refused, Failure or OSError; the same again goes on from there."""
     config = wanted.config
-    swapping = generations.one_swap_at_a_time(config) if config.run.is_dir() else contextlib.nullcontext()
+    swapping = one_swap_at_a_time(config) if config.run.is_dir() else contextlib.nullcontext()
     with swapping:
         _start_no_more(wanted.units)
         remarks, seen = _out_of_lighttpd(bundle, wanted)

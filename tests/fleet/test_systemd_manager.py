@@ -148,6 +148,7 @@ def test_where_systemd_runs_it_is_the_manager_and_the_application_runs_as_its_re
     assert (now["manager"], now["alive"], now["restarts"], now["ended"]) == ("systemd", True, 0, None)
     service = f"deploytools-guestbook@{now['generation']}.service"
     assert int(property_of(host, service, "MainPID")) == now["pid"] == described["pid"]
+    assert property_of(host, service, "OOMPolicy") == "continue"
     assert set(described["ids"]) == {33}
     assert described["directory"] == "/srv/guestbook/releases/values"
     environment = described["environment"]

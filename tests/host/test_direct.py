@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 from hostlib.releasing.manifest import App
-from hostlib.swapping import generations, unixsockets
+from hostlib.swapping import processes, unixsockets
 from hostlib.swapping.direct import Direct
 from hostlib.swapping.generations import Life, Record
 from hostlib.swapping.managers import Managers
 
 from tests.support.swapsite import Site
-from tests.support.webhost import end, wait_until
+from tests.support.webhost import REMOTE_SCRIPTS, end, wait_until
 
 PRINT_ENVIRONMENT = "import json, os, time; print(json.dumps(dict(os.environ)), flush=True); time.sleep(60)"
+PRINT_BOOT_ID = "from hostlib.swapping import processes; print(processes.boot_id())"
 SHELL = "trap '' TERM; (trap '' TERM; while :; do sleep 0.1; done) & while :; do sleep 0.1; done"
 
 
@@ -131,9 +132,9 @@ def test_a_process_that_was_given_the_same_pid_later_is_left_alone(
     site: Site, stranger: subprocess.Popen[bytes], change: dict[str, Any]
 ) -> None:
     config = site.host.hostlib_config
-    process = generations.find_process(stranger.pid)
+    process = processes.find(stranger.pid)
     assert process is not None
-    true = {"start_time": process.start_time, "boot_id": generations.boot_id()}
+    true = {"start_time": process.start_time, "boot_id": processes.boot_id()}
     record = Record(1, "r1", "direct", "/nowhere", 0.0, pid=stranger.pid, **{**true, **change})  # type: ignore[arg-type]
     record.saved(config)
 
@@ -142,6 +143,23 @@ def test_a_process_that_was_given_the_same_pid_later_is_left_alone(
 
     assert stranger.poll() is None
     assert site.records() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin a container")
+def test_a_container_that_is_started_again_knows_the_pids_of_its_life_before_as_old() -> None:
+    """The kernel goes on meanwhile, and low numbers are soon given to somebody else."""
+    told = [
+        subprocess.run(
+            ["unshare", "--pid", "--fork", "--mount-proc", "--", sys.executable, "-c", PRINT_BOOT_ID],
+            cwd=REMOTE_SCRIPTS,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert told[0] != told[1]
+    assert processes.boot_id() == processes.boot_id()
 
 
 def test_a_record_from_before_its_process_is_cleaned_up(site: Site) -> None:
@@ -154,11 +172,11 @@ def test_a_record_from_before_its_process_is_cleaned_up(site: Site) -> None:
 def test_a_generation_from_before_there_were_supervisors_is_its_first_process(site: Site) -> None:
     argv = ["sh", "-c", "sleep 60 & sleep 60"]
     with subprocess.Popen(argv, cwd=site.root / "releases", start_new_session=True) as old:
-        process = generations.find_process(old.pid)
+        process = processes.find(old.pid)
         assert process is not None
         record = Record(
             1, "r1", "direct", "/nowhere", 0.0,
-            pid=old.pid, start_time=process.start_time, boot_id=generations.boot_id(),
+            pid=old.pid, start_time=process.start_time, boot_id=processes.boot_id(),
         )  # fmt: skip
         record.saved(site.host.hostlib_config)
         wait_until(lambda: len(site.processes()) == 3)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib.swapping import generations, unixsockets
+from hostlib.swapping import processes, swaplock, unixsockets
 from hostlib.swapping.generations import Record
 
 from tests.support.interrupts import WRITES, calls_of, failing_at, killed_at
@@ -620,7 +620,7 @@ def test_of_two_swaps_at_once_the_second_is_sent_away(site: Site) -> None:
 def test_a_swap_and_the_end_of_a_soak_time_wait_for_each_other(site: Site, reap_comes_first: bool) -> None:
     """`swap --reap` comes by itself: that is nobody's fault, and no reason to send anyone away."""
     site.first()
-    with generations.one_swap_at_a_time(site.host.hostlib_config, reaping=reap_comes_first):
+    with swaplock.one_swap_at_a_time(site.host.hostlib_config, reaping=reap_comes_first):
         waiting = site.host.start("swap", *([] if reap_comes_first else ["--reap"]))
         lock = site.host.run_dir / "swap.lock"
         wait_until(lambda: has_open(waiting.pid, lock) or waiting.poll() is not None)
@@ -888,7 +888,7 @@ def kill(*pids: int | None) -> None:
         os.kill(pid, signal.SIGKILL)
     for pid in pids:
         assert pid is not None
-        wait_until(lambda: (process := generations.find_process(pid)) is None or process.dead)  # noqa: B023
+        wait_until(lambda: (process := processes.find(pid)) is None or process.dead)  # noqa: B023
 
 
 def wait_until_idle(record: Record) -> None:

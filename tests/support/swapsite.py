@@ -19,7 +19,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from hostlib.swapping import generations
+from hostlib.swapping import generations, processes
 from hostlib.swapping.generations import Record
 from hostlib.swapping.managers import Managers
 
@@ -148,9 +148,7 @@ class Site:
 
     def generations(self) -> set[int]:
         """The first processes of the generations that run: a supervisor has no parent below the root."""
-        found = {
-            pid: generations.find_process(pid) for pid in self.processes() if self._is_ours(pid, "releases")
-        }
+        found = {pid: processes.find(pid) for pid in self.processes() if self._is_ours(pid, "releases")}
         return {pid for pid, process in found.items() if process and process.parent not in found}
 
     def _is_ours(self, pid: int, below: str = "") -> bool:
@@ -194,5 +192,5 @@ class _Host(WebHost):
 
 
 def _runs(pid: int) -> bool:
-    process = generations.find_process(pid)
+    process = processes.find(pid)
     return process is not None and not process.dead

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from hostlib.checks.finding import WARNING, Finding, Subject, judged
 from hostlib.program import TOOLS
-from hostlib.swapping import generations, unixsockets
+from hostlib.swapping import unixsockets
 from hostlib.swapping.managers import Managers
+from hostlib.swapping.processes import find as find_process
 
 OLDEST_PYTHON = (3, 9)
 MIB = 1 << 20
@@ -131,7 +132,7 @@ def _memory_of_the_application(subject: Subject) -> int:
         return 0
     used = 0
     for name in filter(str.isdigit, os.listdir("/proc")):
-        process = generations.find_process(int(name))
+        process = find_process(int(name))
         if process is not None and process.session == first:
             try:
                 found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{name}/status").read_text(), re.M)

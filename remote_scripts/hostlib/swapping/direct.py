@@ -20,10 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hostlib import detached
 from hostlib.program import Config, Failure
-from hostlib.swapping import applog, generations, launch, systemd
+from hostlib.swapping import applog, generations, launch, processes
 from hostlib.swapping.generation_runner import LIFE_SIZE
-from hostlib.swapping.generations import Life, Process, Record
+from hostlib.swapping.generations import Life, Record
+from hostlib.swapping.processes import Process
 
 NAME = "direct"
 BACKLOG = 65535  # listen(2) clamps it to net.core.somaxconn
@@ -47,9 +49,9 @@ class Direct:
             # In the child, before exec. It still shares the lock of `swap`, so that nobody else can
             # look at the record before it names this process, even if `swap` is killed right now.
             pid = os.getpid()
-            own = generations.find_process(pid)
+            own = processes.find(pid)
             started = own.start_time if own else None
-            record.saved(config, pid=pid, start_time=started, boot_id=generations.boot_id())
+            record.saved(config, pid=pid, start_time=started, boot_id=processes.boot_id())
 
         with contextlib.ExitStack() as ours:
             stdin = ours.enter_context(_standard_input(config, record))
@@ -58,7 +60,7 @@ class Direct:
             ours.callback(os.close, life)
             try:
                 subprocess.Popen(
-                    [*systemd.outside_of_this_login(config), *launch.RUNNER, "--supervise", str(life)],
+                    [*detached.scope(), *launch.RUNNER, "--supervise", str(life)],
                     cwd="/",
                     env=launch.environment(config, record),
                     stdin=stdin,
@@ -74,12 +76,12 @@ class Direct:
         return next(kept for kept in generations.records(config) if kept.generation == record.generation)
 
     def look(self, record: Record) -> Life:
-        supervisor, told = generations.first_process(record), self._told(record)
+        supervisor, told = processes.first_process(record), self._told(record)
         if supervisor is None:
             return Life(None, told.get("restarts", 0), told.get("ended") or "its process is gone", over=True)
         if not told:  # a generation of before there were supervisors: its first process is the application
             return Life(supervisor.pid)
-        child = generations.find_process(told["pid"]) if told["pid"] else None
+        child = processes.find(told["pid"]) if told["pid"] else None
         lives = child is not None and child.parent == supervisor.pid and not child.dead
         return Life(told["pid"] if lives else None, told["restarts"], told["ended"])
 
@@ -107,9 +109,9 @@ class Direct:
         Where somebody killed the supervisor, those in its session and the application's: the kernel gives
         the pid of a session's leader to nobody else while the session has a member.
         """
-        if record.pid is None or record.boot_id != generations.boot_id():
+        if record.pid is None or record.boot_id != processes.boot_id():
             return []
-        there = {one.pid: one for one in generations.all_processes()}
+        there = {one.pid: one for one in processes.every()}
         told = self._told(record)
         leaders = {record.pid: record.start_time, told.get("pid"): told.get("start_time")}
         sessions = {

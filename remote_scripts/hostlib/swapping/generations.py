@@ -11,29 +11,20 @@ What only reads (`serving`, `records`) changes nothing and takes no lock.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import os
 import re
-import stat
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from hostlib import files
-from hostlib.program import BUSY, USAGE, Config, Failure
+from hostlib.program import USAGE, Config, Failure
 
 STARTING = "starting"  # the public never reached it
 SERVING = "serving"  # the web server was led to it, and was not yet seen to be led elsewhere
 DRAINING = "draining"  # no new request can reach it; old ones may still be in it
 WARM = "warm"  # idle, and kept until `until` for `swap --back`
-
-REAPING = 1  # the size of swap.lock while `swap --reap` holds it
-REAPING_TAKES = 60.0  # seconds at most, with applications that don't end when they are asked to
-POLL = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -118,60 +109,6 @@ class Manager(Protocol):
         """
 
 
-@contextlib.contextmanager
-def one_swap_at_a_time(config: Config, *, reaping: bool = False) -> Iterator[None]:
-    """Hold the lock of `swap`; the kernel lets go of it however we end.
-
-    `swap --reap` comes by itself when a soak time is over: it waits its turn, and nobody is sent away because
-    of it. Raises Failure where another swap holds the lock, or anyone for too long, and where run/ is not
-    as `fab setup` makes it.
-    """
-    _check_directory(config.run)
-    descriptor = os.open(config.run / "swap.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        deadline = time.monotonic() + REAPING_TAKES
-        while not _locked(descriptor):
-            waits = reaping or os.fstat(descriptor).st_size == REAPING
-            if not waits or time.monotonic() >= deadline:
-                raise Failure(
-                    "another swap is at work on this host",
-                    state="this one changed nothing",
-                    next="wait for it, then run the same command again",
-                    exit_code=BUSY,
-                )
-            time.sleep(POLL)
-        with contextlib.suppress(OSError):  # the size tells who holds it; then somebody waits in vain
-            os.ftruncate(descriptor, REAPING if reaping else 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _check_directory(run: Path) -> None:
-    """What lies in run/ tells whom to end, and where visitors are led: so nobody else may write there.
-
-    And the web server has to get in.
-    """
-    try:
-        found = run.stat()
-    except FileNotFoundError:
-        what = f"there is no directory {run}"
-    else:
-        mode, wanted = stat.S_IMODE(found.st_mode), 0o711 if os.geteuid() == 0 else 0o700
-        if found.st_uid == os.geteuid() and mode & 0o022 == 0 and mode & wanted == wanted:
-            return
-        what = f"{run} belongs to uid {found.st_uid} and has mode {mode:o}, not uid {os.geteuid()} and 755"
-    raise Failure(what, state="nothing was changed", next="fab setup", exit_code=USAGE)
-
-
 def record_path(config: Config, generation: int) -> Path:
     return config.run / f"app.{generation}.json"
 
@@ -227,14 +164,6 @@ def cut_short(config: Config, new: Record) -> Record | None:
     return next((record for record in before if record.state == SERVING), None)
 
 
-def first_process(record: Record) -> Process | None:
-    """The process that `start` began with; None where it has ended."""
-    process = find_process(record.pid) if record.pid else None
-    if process is None or process.dead or process.start_time != record.start_time:
-        return None
-    return process if record.boot_id == boot_id() else None
-
-
 def numbers(config: Config) -> set[int]:
     """The generations of which anything is there."""
     named = (re.match(r"app\.(\d+)\.", path.name) for path in config.run.iterdir())
@@ -257,40 +186,3 @@ def next_number(config: Config) -> int:
     number = max(given, serving_number(config) or 0, *numbers(config)) + 1
     files.write_atomic(path, f"{number}\n")
     return number
-
-
-@dataclass(frozen=True)
-class Process:
-    """A row of /proc: see proc_pid_stat(5)."""
-
-    pid: int
-    state: str
-    parent: int
-    session: int
-    threads: int
-    start_time: int
-
-    @property
-    def dead(self) -> bool:
-        """It only waits for its parent to take notice. While other threads of it end, it is not yet dead."""
-        return self.state in "ZX" and self.threads < 2
-
-
-def find_process(pid: int) -> Process | None:
-    try:
-        # The second field is the program's name in parentheses, which may itself contain anything.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, parent, session, threads, start_time = (fields[at] for at in (0, 1, 3, 17, 19))
-    return Process(pid, state, int(parent), int(session), int(threads), int(start_time))
-
-
-def all_processes() -> Iterator[Process]:
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (process := find_process(int(name))):
-            yield process
-
-
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

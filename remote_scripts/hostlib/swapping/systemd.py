@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hostlib.program import USAGE, Config, Failure
-from hostlib.swapping import generations
+from hostlib.swapping import processes
 from hostlib.swapping.generation_runner import how_it_ended
 from hostlib.swapping.generations import Life, Record
 
@@ -57,16 +57,16 @@ class Systemd:
                 next=f"journalctl -u {service}",
             )
         pid = int(_properties(service, "MainPID")["MainPID"])
-        process = generations.find_process(pid) if pid else None
+        process = processes.find(pid) if pid else None
         return record.saved(
             self._config,
             pid=pid or None,
             start_time=process.start_time if process else None,
-            boot_id=generations.boot_id(),
+            boot_id=processes.boot_id(),
         )
 
     def look(self, record: Record) -> Life:
-        if generations.first_process(record):  # asking systemd takes a while
+        if processes.first_process(record):  # asking systemd takes a while
             return Life(record.pid)
         seen = _properties(
             self._service(record), "MainPID", "NRestarts", "ActiveState", "ExecMainCode", "ExecMainStatus"
@@ -100,15 +100,6 @@ class Systemd:
     def _is_there(self, record: Record) -> bool:
         states = (_properties(unit, "ActiveState")["ActiveState"] for unit in self._units(record))
         return any(state not in ENDED for state in states)
-
-
-def outside_of_this_login(config: Config) -> list[str]:
-    """What to put before a command that must outlive the login of whoever runs `swap`.
-
-    Where logind ends the processes of a login with it (KillUserProcesses), a session of its own is not
-    enough.
-    """
-    return ["systemd-run", "--scope", "--quiet", "--collect", "--"] if is_ours_to_use(config) else []
 
 
 def run_later(seconds: float, argv: Sequence[str]) -> None:
