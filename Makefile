@@ -3,7 +3,8 @@
 # make fleet   real Debian hosts on this machine, to play with (make fleet HOSTS=3 SUITE=trixie); needs root
 # make measure figures: maint-down on 10 hosts beside other tools (make measure MEASURE="flips --help"); needs root
 # make test    lint, types and the whole test suite
-# make soak    a million requests while every runtime is swapped without a pause (make soak SOAK="--seed 2")
+# make soak    a million requests while every runtime is swapped without a pause (make soak SOAK="swaps --seed 2");
+#              or downtime windows broken at random (make soak SOAK="faults --trials 300 --seed 7")
 # make lock    renew requirements.txt from pyproject.toml
 # make wheel   what `pip install` installs elsewhere
 # make clean   remove everything that the others made
@@ -31,8 +32,9 @@ test: test-packages $(VENV)/ready check
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.fleet images
 	@$(BIN)/pytest -n 3 --dist loadfile
 
+SOAK ?= swaps
 soak: test-packages $(VENV)/ready
-	@$(BIN)/python -m tests.measure.swaps $(SOAK)
+	@$(BIN)/python -m tests.measure.$(SOAK)
 
 check: $(VENV)/ready
 	@$(BIN)/ruff check .

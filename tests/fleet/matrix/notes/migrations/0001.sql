@@ -1,0 +1,2 @@
+create table notes (title text);
+insert into notes values ('one'), ('two');

@@ -1,0 +1,55 @@
+"""The operator's process dies or is interrupted at every step; somebody else goes on, elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fleet.matrix.application import PACKAGES
+from tests.fleet.matrix.invariants import NEW, OLD
+from tests.fleet.matrix.site import Site
+from tests.fleet.matrix.trials import check
+
+pytestmark = pytest.mark.fleet(2, packages=PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("trial", "end"),
+    [
+        ("kill send:lock web1 resume", OLD),
+        ("kill intend:compare web1 abort", OLD),
+        ("kill record:preflight web1 abort", OLD),
+        ("kill first:stage web1 abort", OLD),
+        ("kill wrote:check-migrations web1 resume", NEW),
+        ("kill first:arm web1 abort", OLD),
+        ("kill first:maintenance-on web1 abort", OLD),
+        ("kill first:quiesce web1 resume", NEW),
+        ("kill record:drain web1 abort", OLD),
+        ("kill first:backup web1 resume", NEW),
+        ("kill send:migrate web1 resume", NEW),
+        ("kill inside web1 resume", NEW),
+        ("kill record:migrate web1 abort", NEW),
+        ("kill first:swap web1 resume", NEW),
+        ("kill send:verify web1 resume", NEW),
+        ("kill first:maintenance-off web1 resume", NEW),
+        ("kill wrote:maintenance-off web1 abort", NEW),
+        ("kill first:retire web1 resume", NEW),
+        ("kill intend:resume-workers web1 resume", NEW),
+        ("kill first:prune web1 resume", NEW),
+        ("kill record:unlock web1 resume", NEW),
+    ],
+)
+def test_a_killed_operator_leaves_a_run_that_somebody_else_ends(site: Site, trial: str, end: str) -> None:
+    check(site, trial, end)
+
+
+@pytest.mark.parametrize(
+    ("trial", "end"),
+    [
+        ("interrupt first:maintenance-on web1 resume", NEW),
+        ("interrupt inside web1 resume", NEW),
+        ("interrupt-twice inside web1 resume", NEW),
+        ("interrupt first:swap web1 resume", NEW),
+    ],
+)
+def test_ctrl_c_stops_resumably_and_reaches_no_migration(site: Site, trial: str, end: str) -> None:
+    check(site, trial, end)
