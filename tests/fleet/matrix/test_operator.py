@@ -20,6 +20,7 @@ pytestmark = pytest.mark.fleet(2, packages=PACKAGES)
         ("kill record:preflight web1 abort", OLD),
         ("kill first:stage web1 abort", OLD),
         ("kill wrote:check-migrations web1 resume", NEW),
+        ("kill first:same-database web1 abort", OLD),
         ("kill first:arm web1 abort", OLD),
         ("kill first:maintenance-on web1 abort", OLD),
         ("kill first:quiesce web1 resume", NEW),

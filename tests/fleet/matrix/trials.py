@@ -11,18 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from deploytools.plan import downtime_plan
 from tests.fleet.matrix import faults, invariants
 from tests.fleet.matrix.application import PLACES
 from tests.fleet.matrix.faults import Broken
 from tests.fleet.matrix.recovery import ABORT, RESUME, bring_to_an_end
 from tests.fleet.matrix.site import Ran, Site
+from tests.support.values import BASE, settings
 
-STEPS = (
-    *("lock", "compare", "preflight", "stage", "check-migrations", "arm", "maintenance-on", "quiesce"),
-    *("drain", "backup", "migrate", "swap", "verify", "maintenance-off", "retire", "resume-workers"),
-    *("prune", "unlock"),
-)
-UNDOINGS = ("quiesce", "maintenance-on", "arm", "stage", "lock")
+_HOOKS = dict.fromkeys(("quiesce", "backup", "resume"), "true")
+_PLANNED = downtime_plan(BASE, settings(hooks=_HOOKS)).steps
+STEPS = tuple(step.name for step in _PLANNED)
+# What is undone where the migration fails.
+UNDOINGS = tuple(step.name for step in _PLANNED[: STEPS.index("migrate")] if step.undo)
 MOMENTS = ("intend", "send", "first", "record", "wrote")
 HOSTS = ("web1", "web2")
 POINTS = tuple(f"{moment}:{step}" for step in STEPS for moment in MOMENTS)
@@ -126,14 +127,8 @@ def run(site: Site, trial: Trial) -> Result:
         found += invariants.unexplained(lock, site.fab("status", by=site.second))
         broken.typed += bring_to_an_end(site, trial.way, holds=broken.holds)
     end = invariants.settled(site)
-    found += [f"the matrix has no trials of the step {step}" for step in sorted(_steps(site) - {*STEPS})]
     found += invariants.violations(site, began, end, broken.typed, broken.allowed)
     return Result(trial, end, tuple(found), tuple(broken.typed), time.time() - began)
-
-
-def _steps(site: Site) -> set[str]:
-    """The names of the steps of all windows that the lock host remembers."""
-    return {step["name"] for records in site.journals().values() for step in records[0]["plan"]["steps"]}
 
 
 def check(site: Site, text: str, end: str) -> None:
