@@ -1,4 +1,5 @@
-"""`python -m deploytools`: `fab`, but it has the task `init` where there is no fabfile yet.
+"""`python -m deploytools`: `fab`, but it has the task `init` where there is no fabfile yet, and says what is
+wrong with ~/.fabric.yaml, which Fabric reads before it has anything of ours.
 
 Fabric's own `fab` knows no task there, and init is what writes one. A script of our own by the name
 `fab` would be a coin toss: two packages would install it, and the last one wins.
@@ -6,10 +7,16 @@ Fabric's own `fab` knows no task there, and init is what writes one. A script of
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import fabric
 from fabric.main import Fab
 from invoke.collection import Collection
 from invoke.exceptions import CollectionNotFound, Exit
+
+from deploytools.command_line import ended, refusing
+from deploytools.errors import DeployError
+from deploytools.project_file import check
 
 NO_PROJECT = """error: there is no fabfile.py in this directory, nor in one above it
   state: nothing was changed
@@ -17,7 +24,18 @@ NO_PROJECT = """error: there is no fabfile.py in this directory, nor in one abov
 
 
 class Program(Fab):  # type: ignore[misc]
-    """Fabric's program; it differs only where neither this directory nor one above has a fabfile."""
+    """Fabric's program; it differs where there is no fabfile, and where Fabric would end in a traceback."""
+
+    def create_config(self) -> None:
+        try:
+            for directory, prefix in ((Path("/etc"), "fabric"), (Path.home(), ".fabric")):
+                check(directory, prefix)
+        except DeployError as error:
+            raise ended(error) from error
+        super().create_config()
+
+    def parse_tasks(self) -> None:
+        refusing(super().parse_tasks)()
 
     def load_collection(self) -> None:
         try:

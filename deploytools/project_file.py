@@ -20,8 +20,8 @@ from invoke.util import yaml  # type: ignore[attr-defined]  # the parser that Fa
 from deploytools.errors import DeployError, SettingsError
 from deploytools.executor import SESSION
 
-# Where Fabric looks, in its order; a fabric.py would be code, whose tracebacks are its author's.
-NAMES = ("fabric.yaml", "fabric.yml", "fabric.json")
+# What Fabric looks for, in its order; a fabric.py would be code, whose tracebacks are its author's.
+SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def check_project_file() -> None:
@@ -41,9 +41,12 @@ def check_project_file() -> None:
         raise Exit(code=error.exit_code) from error
 
 
-def check(directory: Path) -> None:
-    """Raise SettingsError where the project's configuration is nothing that Fabric could load."""
-    for path in (directory / name for name in NAMES):
+def check(directory: Path, prefix: str = "fabric") -> None:
+    """Raise SettingsError where the configuration in `directory` is nothing that Fabric could load.
+
+    `prefix` is what the file is called: `fabric` in a project and in /etc, `.fabric` at home.
+    """
+    for path in (directory / f"{prefix}{suffix}" for suffix in SUFFIXES):
         try:
             text = path.read_bytes()
         except FileNotFoundError:

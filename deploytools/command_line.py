@@ -1,0 +1,46 @@
+"""What is typed wrong ends with exit code 2 and the next command, where Fabric has a bare line and a 1.
+
+Fabric parses the tasks right after it has imported the fabfile, and the fabfile imports ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import fabric.main
+from invoke.exceptions import Exit, ParseError
+
+from deploytools.errors import DeployError, UsageError
+
+
+def refuse_what_can_not_be_parsed() -> None:
+    """Have the `fab` that imports this end with exit code 2 for options and tasks that it doesn't know."""
+    program: Any = fabric.main.program
+    program.parse_tasks = refusing(program.parse_tasks)
+
+
+def refusing(parse: Callable[[], None]) -> Callable[[], None]:
+    """The same, but a ParseError becomes an Exit with a message for people."""
+
+    def parsed() -> None:
+        try:
+            parse()
+        except ParseError as error:
+            task = error.context.name if error.context is not None else None
+            refused = UsageError(
+                str(error).rstrip("!"),
+                where="the command line",
+                state="nothing was changed",
+                next=f"fab --help {task}" if task else "fab --list",
+            )
+            raise ended(refused) from error
+
+    return parsed
+
+
+def ended(error: DeployError) -> Exit:
+    """What ends `fab` with the error's text and exit code."""
+    from deploytools.report import error_text
+
+    return Exit(error_text(error), code=error.exit_code)

@@ -1,0 +1,70 @@
+"""What is typed wrong, or stands wrong in the operator's own configuration: one message and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.operators import FAB
+
+FABRIC_YAML = "tasks: {executor_class: deploytools.executor.OnceExecutor}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "fabfile.py").write_text("from deploytools.tasks import ns  # noqa: F401\n")
+    (tmp_path / "fabric.yaml").write_text(FABRIC_YAML)
+    (tmp_path / "home").mkdir()
+    return tmp_path
+
+
+def typed(project: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "HOME": str(project / "home")}
+    return subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+
+
+FABS: list[tuple[str | Path, ...]] = [(FAB,), (sys.executable, "-m", "deploytools")]
+
+
+@pytest.mark.parametrize("fab", FABS, ids=["fab", "python -m deploytools"])
+@pytest.mark.parametrize(
+    ("words", "said", "next_command"),
+    [
+        (["nonsense"], "No idea what 'nonsense' is", "fab --list"),
+        (["deploy", "--nonsense"], "No idea what '--nonsense' is", "fab --help deploy"),
+        (["deploy", "--until"], "needed value and was not given one", "fab --help deploy"),
+    ],
+)
+def test_what_nobody_knows_on_a_command_line_is_a_usage_error(
+    project: Path, fab: tuple[str | Path, ...], words: list[str], said: str, next_command: str
+) -> None:
+    done = typed(project, *fab, *words)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert f"next:  {next_command}\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (".fabric.yaml", "a: [b", "expected ',' or ']'"),
+        (".fabric.yml", "- 1", "should be a mapping of sections"),
+        (".fabric.json", "{", "can't be used"),
+    ],
+)
+def test_a_broken_configuration_at_home_is_named(project: Path, name: str, text: str, said: str) -> None:
+    (project / "home" / name).write_text(text)
+
+    done = typed(project, sys.executable, "-m", "deploytools", "status")
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert str(project / "home" / name) in done.stderr
+    assert "Traceback" not in done.stderr
