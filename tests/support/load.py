@@ -56,7 +56,8 @@ class Clients:
         deadline: seconds until a request that isn't answered in full counts as a hang.
         interval: seconds between the requests of a client; 0 for as fast as it goes. With an interval
             requests that a stall held up are sent after it, and the time that an answer took counts from
-            when its request was due: so a stall is seen by all of them, not by those under way alone.
+            when its request was due: so a stall is seen by all of them, not by those under way alone. The
+            time that an application is asked to do nothing comes on top of the interval.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Clients:
             self._one(connection, ask, due if self._interval else time.monotonic())
             if number % 2:
                 connection.close()
-            due += self._interval
+            due += self._interval + ask.rests
         connection.close()
 
     def _one(self, connection: http.client.HTTPConnection, ask: Ask, began: float) -> None:
