@@ -16,7 +16,8 @@ from hostlib.switch import maintenance
 from hostlib.webserver import web
 
 CUT_AFTER = 8  # seconds that a reload leaves to requests, where the configuration doesn't say
-WISHED = 30
+# Debian's configuration has 5 s. Who has longer requests learns of it from the plan of a set-up that reloads.
+FEWEST, WISHED = 5, 30
 MANY_WORKERS = 16  # each has to be seen for a proof
 
 
@@ -87,11 +88,12 @@ def reload(subject: Subject) -> Iterator[Finding]:
     key = "server.graceful-shutdown-timeout"
     flags = found.server("server.feature-flags")
     seconds = int(flags.get(key, CUT_AFTER)) if isinstance(flags, dict) else CUT_AFTER
+    given = f"{seconds} s" if seconds else "as long as they take"
     place = elsewhere(subject, key) or str(subject.config.lighttpd_config)
     yield judged(
         "reload",
-        seconds >= WISHED or seconds == 0,  # 0 is for no end
-        f"a reload of lighttpd leaves requests {seconds or 'more than enough'} s to finish",
+        seconds >= FEWEST or seconds == 0,  # 0 is for no end
+        f"a reload of lighttpd leaves requests {given} to finish",
         f'server.feature-flags += ( "{key}" => {WISHED} ) in {place}; then {RELOAD}',
         bad=f"a reload of lighttpd, as by fab setup, cuts requests that take longer than {seconds} s",
         level=WARNING,
