@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ FOLLOW = 24 * 3600.0
 # visitors wait from the first of them to the last.
 SWITCH = ("lock", "maintenance-on", "maintenance-off", "unlock")
 WINDOW = ("maintenance-on", "drain", "migrate", "swap", "verify", "maintenance-off")
+# What argparse says of options and sub-commands that an older program doesn't know.
+_UNKNOWN_WORDS = re.compile("(?<=: error: ).*(?:unrecognized arguments|invalid choice): .*")
 # The program could do that itself, but would be started twice for it.
 AS_ROOT = 'if [ "$(id -u)" = 0 ] || ! [ -x "$1" ]; then exec "$@"; else exec sudo -n "$@"; fi'
 
@@ -278,6 +281,8 @@ def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Ans
     except ValueError:
         if exit_code == 0:  # a hook prints what it likes
             return Answer(Mark(State.OK, {"output": stdout[-2000:]}), {}, 0)
+        if exit_code == 2 and (unknown := _UNKNOWN_WORDS.search(stderr)):
+            return Answer(Mark(State.FAILED, {"unchanged": True}), _older(name, unknown[0]), 2, by_code=True)
         return Answer(Mark(State.FAILED), _no_answer(name, exit_code, stdout + stderr), exit_code)
     error = value.pop("error", {})
     if value.get("applied") == []:  # a migration that found nothing to do
@@ -288,6 +293,14 @@ def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Ans
     if by_code:
         value["unchanged"] = True
     return Answer(Mark(State.FAILED, value), error, exit_code, by_code)
+
+
+def _older(name: str, said: str) -> dict[str, str]:
+    return {
+        "what": f"{name} on the host is not of deploytools {__version__}, as this computer is: {said}",
+        "state": "nothing was changed",
+        "next": "fab setup",
+    }
 
 
 def _no_answer(name: str, exit_code: int, output: str) -> dict[str, str]:

@@ -308,6 +308,33 @@ def test_a_program_that_does_not_answer_in_json_is_explained(exit_code: int, std
     assert answer.error["next"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "unrecognized arguments: --when-told",
+        "argument command: invalid choice: 'arm' (choose from 'run', 'check')",
+        "argument {acquire,release}: invalid choice: 'serve' (choose from 'acquire', 'release')",
+    ],
+)
+def test_a_host_of_another_version_is_told_with_its_remedy(said: str) -> None:
+    stderr = f"usage: down [-h] [--reason TEXT]\n            [--json]\ndown: error: {said}\n"
+    answer = commands.read(("/etc/lighttpd/down",), 2, "", stderr)
+
+    assert answer.mark == Mark(State.FAILED, {"unchanged": True})
+    assert answer.by_code
+    assert f"down on the host is not of deploytools {__version__}" in answer.error["what"]
+    assert said in answer.error["what"]
+    assert answer.error["next"] == "fab setup"
+
+
+def test_a_value_that_a_host_refuses_is_no_matter_of_versions() -> None:
+    stderr = "usage: down [-h]\ndown: error: argument --until: '9:00' has passed already\n"
+    answer = commands.read(("/etc/lighttpd/down",), 2, "", stderr)
+
+    assert "has passed already" in answer.error["what"]
+    assert answer.error["next"] == "fab status"
+
+
 def test_a_program_that_died_after_it_was_told_to_begin_is_explained() -> None:
     answer = commands.read((f"{TOOLS}/lock",), 1, '{"waiting": true}\n', "Traceback: it is broken\n")
 
