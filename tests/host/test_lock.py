@@ -9,8 +9,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from hostlib.program import Failure
+from hostlib.runs import deploylock
 
 from tests.support.barehost import bare_host
 from tests.support.webhost import Ran, WebHost
@@ -101,6 +104,22 @@ def test_breaking_is_refused_while_the_migration_of_that_run_holds_its_own_lock(
     assert "still running" in ran.error["what"]
     assert holder(host) == "run1"
     assert host.run("lock", "break", "--run-id", "run1").code == 0
+
+
+def test_a_database_that_gives_no_answer_is_no_sign_that_a_migration_has_ended(
+    host: WebHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire(host, "r1")
+    (host.root / "migrations/r1").mkdir()
+    (tmp_path / "migrate").write_text("#!/bin/sh\nexec sleep 600\n")
+    (tmp_path / "migrate").chmod(0o755)
+    monkeypatch.setattr(deploylock, "TOOLS", tmp_path)
+    monkeypatch.setattr(deploylock, "ASKING", 0.2)
+
+    with pytest.raises(Failure, match="for all that is known: the database gave no answer"):
+        deploylock.break_(host.hostlib_config, "r1")
+
+    assert deploylock.holder(host.hostlib_config)
 
 
 def test_of_many_at_once_exactly_one_gets_it(host: WebHost) -> None:

@@ -32,6 +32,7 @@ WAIT = 30  # seconds
 # Without a sign of life for so many seconds the operator's process counts as gone: three beats and a retry.
 ALIVE = 20.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+ASKING = 45.0  # seconds for the database, whose silence is no sign that a migration has ended
 
 
 def holder(config: Config) -> dict[str, Any] | None:
@@ -136,7 +137,10 @@ def _migration_at_work(config: Config, run_id: str) -> str:
         return ""
     # By that program, because it goes on as root and then as the application's user.
     argv = [str(TOOLS / "migrate"), "outcome", run_id, "--json"]
-    ran = subprocess.run(argv, capture_output=True, text=True, check=False)
+    try:
+        ran = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=ASKING)
+    except subprocess.TimeoutExpired:
+        return f", for all that is known: the database gave no answer within {ASKING:.0f} s"
     session = (json.loads(ran.stdout) if ran.stdout else {}).get("session")
     return f" in the database, by its session {session['id']}" if session else ""
 
