@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostlib.locking import exclusive
 from hostlib.program import Config, Failure, drop_to
 from hostlib.switch import maintenance
 from hostlib.webserver import web
@@ -28,6 +29,7 @@ from hostsetup.bundle import Refused
 Wanted = Mapping[Path, "bytes | str | None"]
 
 RUN = Path("/run")  # root's, and gone after a restart, as what is in it should be
+COPY = "deploytools-"  # what the names of our copies begin with
 SEEN_WITHIN = 30.0  # seconds beyond what lighttpd gives requests in flight
 DEFAULT_GRACE = 8  # seconds: server.graceful-shutdown-timeout, where the configuration doesn't say
 
@@ -166,25 +168,31 @@ def _grace(printed: str) -> int:
 # -- asking ------------------------------------------------------------------------------------------
 
 
+def sweep() -> None:
+    """Take away the copies of set-ups that were killed. That of one at work is locked."""
+    for place in RUN.glob(f"{COPY}*/lighttpd"):
+        with contextlib.suppress(Failure, OSError), exclusive(place.parent, wait=0):
+            shutil.rmtree(place.parent)
+
+
 @contextlib.contextmanager
 def _changed_copy(directory: Path, wanted: Wanted) -> Iterator[Path]:
     """A copy of lighttpd's directory with the changes, in which it finds itself and not the original."""
-    place = Path(tempfile.mkdtemp(prefix="deploytools-", dir=RUN if os.geteuid() == 0 else None))
+    place = Path(tempfile.mkdtemp(prefix=COPY, dir=RUN if os.geteuid() == 0 else None))
     try:
-        copy = place / "lighttpd"
-        subprocess.run(["cp", "-a", "--", directory, copy], check=True, capture_output=True)
-        place.chmod(
-            0o711
-        )  # for its own account to read what it could read there; nobody else learns the name
-        for path, content in wanted.items():
-            _put(copy / path.relative_to(directory), content)
-        for file in [*copy.rglob("*.conf")]:
-            if not file.is_symlink() and file.is_file():
-                text = file.read_bytes()
-                file.write_bytes(
-                    re.sub(rb'"%s(?=["/])' % re.escape(os.fsencode(directory)), b'"%s' % bytes(copy), text)
-                )
-        yield copy
+        with exclusive(place, wait=0):
+            copy = place / "lighttpd"
+            subprocess.run(["cp", "-a", "--", directory, copy], check=True, capture_output=True)
+            # For its own account to read what it could read there; nobody else learns the name.
+            place.chmod(0o711)
+            for path, content in wanted.items():
+                _put(copy / path.relative_to(directory), content)
+            here, there = re.escape(os.fsencode(directory)), bytes(copy)
+            for file in [*copy.rglob("*.conf")]:
+                if not file.is_symlink() and file.is_file():
+                    text = file.read_bytes()
+                    file.write_bytes(re.sub(rb'"%s(?=["/])' % here, b'"%s' % there, text))
+            yield copy
     finally:
         shutil.rmtree(place)
 

@@ -16,7 +16,7 @@ from typing import Any
 from hostlib.program import BUG, BUSY, DONE, FAILED, Failure
 
 from hostsetup import bundle as bundles
-from hostsetup import install, remove
+from hostsetup import install, lighttpd, remove
 from hostsetup.bundle import Bundle, Refused
 
 WAIT = 60.0  # seconds for another set-up on this host
@@ -53,6 +53,7 @@ def _done(raw: dict[str, Any]) -> dict[str, Any]:
         planned = action.plan(bundle)
         return _told(planned.changes, planned.notes)
     with _alone(bundle):
+        lighttpd.sweep()
         planned = action.plan(bundle)
         if not planned.changes:
             return _told([], planned.notes)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostlib.locking import exclusive
 from hostlib.migrating import migration_runs
 from hostlib.program import BUSY, IN_MAINTENANCE, UNFINISHED, Config, Failure
 from hostlib.runs import deploylock
@@ -24,7 +25,7 @@ from hostlib.swapping.account import count
 from hostlib.swapping.generations import Record
 from hostlib.swapping.managers import Managers
 from hostlib.swapping.swaplock import one_swap_at_a_time
-from hostlib.switch import maintstate
+from hostlib.switch import maintenance, maintstate
 
 from hostsetup import bundle as bundles
 from hostsetup import install, lighttpd, placing, trust, versions
@@ -32,6 +33,7 @@ from hostsetup.bundle import Bundle, Refused
 from hostsetup.comparing import Change
 from hostsetup.lighttpd import Judgement
 
+WAIT = 30.0  # seconds for a command of the switch, or of the lock, that is at work
 DATA = ("releases", "shared", "log", "state", "migrations")
 SCRIPTS = ("maint.lua", "maint.lua.up", "maint.lua.down", "maint.json", "maint.lock")
 
@@ -95,13 +97,21 @@ def plan(bundle: Bundle) -> Plan:
 def apply(bundle: Bundle, wanted: Plan) -> list[str]:
     """Take it away; return remarks. Raises Refused, Failure or OSError; the same again goes on from there."""
     config = wanted.config
-    swapping = one_swap_at_a_time(config) if config.run.is_dir() else contextlib.nullcontext()
-    with swapping:
+    with contextlib.ExitStack() as alone:
+        if config.state.is_dir():
+            alone.enter_context(exclusive(config.state, wait=WAIT))  # nobody takes the lock meanwhile
+        if config.run.is_dir():
+            alone.enter_context(one_swap_at_a_time(config))
+        others = wanted.others
+        if config.maintenance_dir / "down" in others:
+            alone.enter_context(maintenance.one_at_a_time(config, WAIT))
+            others = [config.maintenance_dir / "maint.lock", *others]  # by now it is there
+        leave_alone_what_is_in_use(config)
         _start_no_more(wanted.units)
         remarks, seen = _out_of_lighttpd(bundle, wanted)
         _stop(config, wanted.running, bundle.drain)
         _remove_units(wanted.units)
-        for path in wanted.others:
+        for path in others:
             if not seen and path == maintstate.lua_file(config):
                 again = "fab setup --remove again takes it away"
                 remarks.append(f"kept: {path}, which lighttpd may still ask; {again}")
@@ -120,12 +130,19 @@ def apply(bundle: Bundle, wanted: Plan) -> list[str]:
 
 def leave_alone_what_is_in_use(config: Config) -> None:
     """Raise Refused while somebody deploys, a migration runs, or visitors are kept out."""
-    held = deploylock.holder(config)
-    if held is not None:
+    try:
+        held = deploylock.holder(config)
+        told = held and (deploylock.describe(held), held["run_id"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise Refused(
-            f"the lock is held by {deploylock.describe(held)}",
+            f"who holds the lock can't be read: {error}",
+            next=f"look at {config.state}/lock; if no run is open, remove that directory",
+        ) from error
+    if told:
+        raise Refused(
+            f"the lock is held by {told[0]}",
             next="wait for that run; if it is dead: fab deploy --resume or --abort, or"
-            f" fab unlock --force {held['run_id']}",
+            f" fab unlock --force {told[1]}",
             exit_code=BUSY,
         )
     for started in migration_runs.running(config):

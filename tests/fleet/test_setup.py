@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet import Fleet
+from tests.fleet import Fleet, Host
 from tests.fleet.setuphost import AS_ROOT, PAGE, REMOVE, ROOT, TOOLS, listing, serve, settings, visitors
 
+# Of a host that serves.
+UNITS = (".service", "@.service", "@.socket", "@1.service", "@1.socket")
 pytestmark = pytest.mark.fleet(2, suites=("bookworm", "trixie"))
 
 
@@ -144,6 +146,7 @@ def test_a_set_up_and_a_removal_beside_another_site_keep_data_and_disturb_nobody
         for host in fleet:
             serve(host)
             host.write(page, "<p>mine")
+            assert known_to_systemd(host) == {f"deploytools-guestbook{unit}" for unit in UNITS}
         planned = fab("setup", "--as-user", "root", "--remove", "--plan").stdout
         removed = fab(*REMOVE).stdout
     assert set(seen) == {"the page"}, seen
@@ -151,7 +154,9 @@ def test_a_set_up_and_a_removal_beside_another_site_keep_data_and_disturb_nobody
     for host in fleet:
         assert f"{host.name}: kept: {ROOT}/releases, {ROOT}/log (--purge removes data too)" in removed
         assert f"{host.name}: kept: {page}, which is your own" in removed
+        assert known_to_systemd(host) == set()
         assert not host.pids("php-cgi")
+        assert ROOT not in host.read("/proc/net/unix")
         assert host.get("/index.php", headers={"Host": "guestbook.example.com"}).status == 404
         assert host.read(f"{ROOT}/current/public/index.php") == PAGE
     fab(*REMOVE, "--purge")
@@ -159,3 +164,11 @@ def test_a_set_up_and_a_removal_beside_another_site_keep_data_and_disturb_nobody
         host.run(["rm", "-r", "/var/www/other", other])
         host.run(["systemctl", "reload", "lighttpd"])
     assert {host.name: listing(host) for host in fleet} == fresh
+
+
+def known_to_systemd(host: Host) -> set[str]:
+    """The application's units that are loaded or installed."""
+    units = "'deploytools-guestbook*'"
+    loaded = host.run(f"systemctl list-units --all --plain --no-legend {units}").stdout
+    installed = host.run(f"systemctl list-unit-files --no-legend {units} || true").stdout  # 1 where none is
+    return {line.split()[0] for line in (loaded + installed).splitlines()}

@@ -11,11 +11,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hostlib.locking import exclusive
 from hostlib.switch import maintscript
 
 from tests.support.ground import ME, Ground, of_an_older_toolkit, paths
@@ -24,7 +26,7 @@ from tests.support.webhost import REMOTE_SCRIPTS
 sys.path.insert(0, str(REMOTE_SCRIPTS))
 
 from hostsetup import bundle as bundles
-from hostsetup import install, placing, trust
+from hostsetup import install, placing, remove, trust
 from hostsetup import main as hostsetup
 from hostsetup.bundle import Directory, Refused
 
@@ -547,6 +549,78 @@ def test_nothing_is_removed_while_the_site_is_in_maintenance(ground: Ground) -> 
 
     assert (refused["code"], "in maintenance" in refused["error"]["what"]) == (4, True)
     assert refused["error"]["next"].startswith("fab maint-up")
+
+
+def test_what_is_in_use_by_the_time_of_the_removal_stays(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the plan, which finds the site up, and the removal somebody begins a window."""
+    ground.install()
+    planned = remove.plan
+
+    def plan_and_then(bundle: bundles.Bundle) -> remove.Plan:
+        found = planned(bundle)
+        (ground.etc / "maint.lua").write_text(maintscript.down_script(b"down", application="guestbook"))
+        return found
+
+    monkeypatch.setattr(remove, "plan", plan_and_then)
+    before = tree(ground.etc / "conf-available")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert hostsetup.main(ground.bundle("remove")) == 4
+    assert "the site is in maintenance" in json.loads(printed.getvalue())["error"]["what"]
+    assert tree(ground.etc / "conf-available") == before
+
+
+def test_a_removal_waits_for_a_command_of_the_switch_that_is_at_work(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.install()
+    monkeypatch.setattr(remove, "WAIT", 0.1)
+    (ground.etc / "maint.lock").mkdir(mode=0o700)
+    with exclusive(ground.etc / "maint.lock", wait=0), contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert hostsetup.main(ground.bundle("remove")) == 5
+    assert "another program has been working in" in json.loads(printed.getvalue())["error"]["what"]
+    assert (ground.etc / "down").exists()
+    assert ground.remove()["ok"]
+    assert not (ground.etc / "maint.lock").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.write_text('{"by": "ann"}')])
+def test_a_lock_that_nobody_can_read_is_told_and_not_waited_for(
+    ground: Ground, make: Callable[[Path], object]
+) -> None:
+    """The deploy user may put there what they like, and it is root who reads it."""
+    ground.install()
+    (ground.root / "state/lock").mkdir()
+    make(ground.root / "state/lock/details.json")
+
+    refused = ground.remove()
+
+    assert refused["code"] == 3
+    assert "who holds the lock can't be read" in refused["error"]["what"]
+    assert f"{ground.root}/state/lock" in refused["error"]["next"]
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="without root the copies are in the directory for temporary files"
+)
+def test_what_a_killed_set_up_left_in_run_goes_with_the_next_but_for_one_that_is_at_work(
+    ground: Ground,
+) -> None:
+    left, used = (Path(tempfile.mkdtemp(prefix="deploytools-", dir="/run")) for _ in range(2))
+    try:
+        for place in (left, used):
+            (place / "lighttpd").mkdir()
+        with exclusive(used, wait=0):
+            ground.install()
+            assert (left.exists(), used.exists()) == (False, True)
+        ground.install(plan_only=True)
+        assert used.exists(), "a plan changes nothing"
+        ground.install()
+        assert not used.exists()
+    finally:
+        for place in (left, used):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def test_a_module_that_only_our_configuration_loads_is_not_taken_from_others(ground: Ground) -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "bypass_headers",
     "down",
     "is_marked",
+    "one_at_a_time",
     "public_path",
     "read_state",
     "standing",
@@ -81,7 +82,7 @@ def down(
     where it can't be proved, with what was there put back.
     """
     began = time.monotonic()
-    with _turn(config, timeout):
+    with one_at_a_time(config, timeout):
         before = read_state(config)
         new = Window(_random(4), timestamp(), by, reason, _iso(until), run_id)
         window, whose = _claim(before, new, force)
@@ -254,7 +255,7 @@ def up(
     still shows the page; 3 where the application does not answer.
     """
     began = time.monotonic()
-    with _turn(config, timeout):
+    with one_at_a_time(config, timeout):
         before = read_state(config)
         if before.state == "down" and not _may_lift(before.window, names, run_id, force):
             raise _held_by_another(before.window, "up")
@@ -333,8 +334,11 @@ def _not_up(config: Config, failure: Failure) -> Failure:
     )
 
 
-def _turn(config: Config, wait: float) -> contextlib.AbstractContextManager[int]:
-    """One command at a time. Its own directory, as whoever may read one may also lock it."""
+def one_at_a_time(config: Config, wait: float) -> contextlib.AbstractContextManager[int]:
+    """While it is held no other command changes the switch; Failure (exit code 5) after `wait` seconds.
+
+    Its own directory, as whoever may read one may also lock it.
+    """
     lock = config.maintenance_dir / "maint.lock"
     try:
         lock.mkdir(mode=0o700, exist_ok=True)
