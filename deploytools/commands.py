@@ -231,6 +231,8 @@ def undo(  # noqa: PLR0911 - as in `do`
             return [_can_wait(switch(settings, "up", *options), as_root=settings.privileged)]
         case "quiesce":
             return _hook(plan, settings.hooks.resume)
+        case "migrate":
+            return [Command(program(settings, "migrate", "back", plan.run_id), timeout=FOLLOW)]
         case "swap":
             # A run id of its own, or the swap would take itself for the one it undoes.
             options = _options(release=previous, run_id=f"{plan.run_id}-back")

@@ -209,7 +209,7 @@ def _way_on(plan: Plan, progress: Progress) -> str:
     if not _may_hold_lock(plan, progress):
         force = f" --force {shlex.quote(plan.force)}" if plan.force else ""
         return f"fab {plan.operation}{force}, the same command again"
-    back = ", or fab deploy --abort" if saga.may_turn_back(plan, progress) else ""
+    back = ", or fab deploy --abort" if saga.may_abort(plan, progress) else ""
     return f"fab deploy --resume{back}"
 
 

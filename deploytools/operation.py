@@ -213,7 +213,7 @@ def resume(
     for line in parted_with(records, exclude):
         reporter.note(line)
     progress = journal.fold(records)
-    if abort and not progress.reverting and not saga.may_turn_back(plan, progress):
+    if abort and not progress.reverting and not saga.may_abort(plan, progress):
         raise InMaintenance(
             f"run {plan.run_id} can't be aborted any more: its migration may have changed the schema",
             state=standing(plan, progress),

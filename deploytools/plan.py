@@ -219,7 +219,7 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
             hooks.quiesce and QUIESCE,
             DRAIN,
             hooks.backup and BACKUP,
-            migrate and MIGRATE,
+            migrate and _migrate(settings),
             replace(SWAP, kind=Kind.PIVOT, undo=None) if first else SWAP,
             VERIFY,
             MAINTENANCE_OFF,
@@ -230,6 +230,12 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
         ],
         window=True,
     )
+
+
+def _migrate(settings: Settings) -> Step:
+    """The pivot. Nothing undoes it by itself; with a command that takes it back, an abort does."""
+    back = settings.migrate is not None and settings.migrate.rollback
+    return replace(MIGRATE, undo="take the migration back") if back else MIGRATE
 
 
 def left_out(base: Plan, settings: Settings, exclude: Sequence[str] = ()) -> tuple[str, ...]:
@@ -394,7 +400,7 @@ def describe(plan: Plan, expected: str | None = None) -> list[str]:
 
 def policy(plan: Plan) -> list[str]:
     """Return the plan's failure policy in words; `saga` is the policy itself."""
-    undoing = [step.undo for step in reversed(plan.steps) if step.undo]
+    undoing = [step.undo for step in reversed(plan.steps) if step.undo and step.kind is not Kind.PIVOT]
     lines = [f"If a step fails: {', '.join(undoing)}; the site stays up on what it ran before (exit code 3)."]
     if MIGRATE_ONLINE in plan.steps:
         lines += [
@@ -406,6 +412,8 @@ def policy(plan: Plan) -> list[str]:
             "Once the migration may have changed the schema there is no way back: a failure then holds",
             "maintenance, says where each host stands, and waits for `fab deploy --resume` (exit code 4).",
         ]
+    if any(step.kind is Kind.PIVOT and step.undo for step in plan.steps):
+        lines += ["Until visitors are let in, `fab deploy --abort` takes it back by migrate.rollback."]
     return lines
 
 

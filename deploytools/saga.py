@@ -158,6 +158,16 @@ def may_turn_back(plan: Plan, progress: Progress) -> bool:
     )
 
 
+def may_abort(plan: Plan, progress: Progress) -> bool:
+    """True where everything can be undone that was done, if the operator asks for it.
+
+    That is more than `may_turn_back`: a pivot that is known to be done, and has a way back. It was passed on
+    purpose, so nothing but the operator's word takes it back.
+    """
+    marks = ((step, progress.mark(step, host)) for step in plan.steps for host in plan.hosts_of(step))
+    return not any(_bars_the_way_back(step, mark) and not _has_a_way_back(step, mark) for step, mark in marks)
+
+
 def in_maintenance(plan: Plan, progress: Progress) -> tuple[str, ...]:
     """The hosts that this run put into maintenance, or may have, and hasn't proved to be back."""
 
@@ -193,8 +203,14 @@ def _bars_the_way_back(step: Step, mark: Mark | None) -> bool:
     return step.kind in (Kind.PIVOT, Kind.EXPAND) and _may_have_changed(mark)
 
 
+def _has_a_way_back(step: Step, mark: Mark | None) -> bool:
+    return step.undo is not None and mark is not None and mark.state is State.OK
+
+
 def _backward(plan: Plan, progress: Progress) -> Action:
-    for step in reversed(plan.steps):
+    # The schema first: the code that is swapped back to has to find the one that it knows.
+    backwards = plan.steps[::-1]
+    for step in sorted(backwards, key=lambda step: step.kind is not Kind.PIVOT):
         if step.undo is None:
             continue
         attempted = [host for host in plan.hosts_of(step) if _may_have_changed(progress.mark(step, host))]

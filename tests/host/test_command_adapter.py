@@ -175,6 +175,50 @@ class TestDbmate:
             why.format(release=project.place) if why else ""
         ]
 
+    def test_what_a_run_has_applied_is_taken_back_once(self, project: DbmateProject) -> None:
+        host = project.host
+        assert migrate(host, "1_a.sql", "first").code == 0
+        project.add("2_b")
+        project.add("3_c")
+        assert migrate(host, "3_c.sql").code == 0
+
+        ran = host.run("migrate", "back", "run1")
+        assert (ran.code, ran.json["before"], ran.json["after"]) == (0, ["3_c.sql"], ["1_a.sql"])
+        assert [step["revision"] for step in check(host).json["pending"]] == ["2_b.sql", "3_c.sql"]
+        assert migrate(host, "3_c.sql", "run2").code == 0
+        assert host.run("migrate", "back", "run1").json == ran.json, "it is not done a second time"
+        assert check(host).json["state"] == "current"
+
+    def test_a_way_back_that_fails_holds_and_can_be_resolved(self, on_sqlite: DbmateProject) -> None:
+        host = on_sqlite.host
+        on_sqlite.add("1_a", "create table t_a (id int);")
+        on_sqlite.add("2_b")
+        assert migrate(host, "2_b.sql").code == 0
+        text = on_sqlite.place / "db" / "migrations" / "1_a.sql"
+        text.write_text(text.read_text().replace("drop table t_a", "drop table nowhere"))
+
+        ran = host.run("migrate", "back", "run1")
+        assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", False)
+        assert "`rollback` ended with exit code" in ran.error["what"]
+        word = ("--by", "ann", "--reason", "took it back by hand")
+        assert host.run("migrate", "resolve", "run1", "--as", "not-applied", *word).code == 0
+        assert host.run("migrate", "back", "run1").code == 0
+
+    def test_what_somebody_else_has_changed_since_is_not_taken_back(self, on_sqlite: DbmateProject) -> None:
+        host = on_sqlite.host
+        assert migrate(host, "1_a.sql").code == 0
+        on_sqlite.add("2_b")
+        assert migrate(host, "2_b.sql", "run2").code == 0
+
+        ran = host.run("migrate", "back", "run1")
+        assert (ran.code, ran.json["unchanged"]) == (3, True)
+        assert "that is not what run run1 has left" in ran.error["what"]
+
+    def test_without_a_command_for_it_nothing_is_taken_back(self, host: WebHost) -> None:
+        DbmateProject(host, "r1", f"sqlite:{host.base}/db.sqlite3", "sqlite", rollback=None)
+        assert migrate(host, "1_a.sql").code == 0
+        assert host.run("migrate", "back", "run1").code == 2
+
     def test_another_target_than_at_plan_time_starts_nothing(self, on_sqlite: DbmateProject) -> None:
         on_sqlite.add("2_b")
         ran = migrate(on_sqlite.host, "1_a.sql")

@@ -149,6 +149,21 @@ def test_a_deploy_without_downtime_migrates_first_and_only_if_no_host_is_left_ou
     assert not plans.rolling_plan(BASE, settings(), ship=False).has("migrate")
 
 
+def test_with_a_command_that_takes_a_migration_back_an_abort_is_offered_and_nothing_does_it_by_itself() -> (
+    None
+):
+    command = {"adapter": "command", "status": "x", "apply": "x"}
+    with_, without = (
+        plans.downtime_plan(BASE, settings(migrate={**command, **back})) for back in ({"rollback": "x"}, {})
+    )
+
+    assert next(step.undo for step in with_.steps if step.name == "migrate") == "take the migration back"
+    assert "take the migration back" not in plans.policy(with_)[0]
+    assert "fab deploy --abort" in plans.policy(with_)[-1]
+    assert plans.MIGRATE in without.steps
+    assert "--abort" not in "".join(plans.policy(without))
+
+
 def test_the_printed_plan_of_a_deploy_without_downtime_says_what_is_not_migrated() -> None:
     printed = "\n".join(plans.describe(plans.rolling_plan(BASE, settings())))
 

@@ -20,6 +20,7 @@ from deploytools.saga import (
     Verdict,
     decide,
     in_maintenance,
+    may_abort,
     may_turn_back,
 )
 from tests.support.values import BASE
@@ -193,6 +194,47 @@ def test_resuming_repeats_what_failed_and_still_knows_the_pivot_was_passed() -> 
 
     assert decide(WINDOW, resumed) == Act(MIGRATE, ("web1",))
     assert not may_turn_back(WINDOW, resumed)
+
+
+BACK = replace(MIGRATE, undo="take the migration back")
+ABORTABLE = replace(WINDOW, steps=tuple(BACK if step is MIGRATE else step for step in WINDOW.steps))
+MIGRATED = Mark(State.OK, {"applied": ["0002"]})
+
+
+def test_a_migration_that_can_be_taken_back_is_so_only_when_the_operator_asks_for_it() -> None:
+    progress = done_up_to(SWAP, ABORTABLE).with_mark("migrate", "web1", MIGRATED, undo=False)
+    progress = progress.with_mark("swap", "web1", OK, undo=False).with_mark(
+        "swap", "web2", FAILED, undo=False
+    )
+
+    assert decide(ABORTABLE, progress) == End(Verdict.HELD)
+    assert not may_turn_back(ABORTABLE, progress)
+    assert may_abort(ABORTABLE, progress)
+    assert not may_abort(WINDOW, progress)
+
+
+def test_the_schema_goes_back_before_the_code_does_and_what_fails_there_holds() -> None:
+    progress = all_hosts(done_up_to(plans.VERIFY, ABORTABLE), plans.VERIFY, FAILED, ABORTABLE)
+    progress = replace(progress.with_mark("migrate", "web1", MIGRATED, undo=False), reverting=True)
+
+    assert decide(ABORTABLE, progress) == Act(BACK, ("web1",), undo=True)
+    assert decide(ABORTABLE, all_hosts(progress, BACK, FAILED, ABORTABLE, undo=True)) == End(Verdict.HELD)
+    progress = all_hosts(progress, BACK, OK, ABORTABLE, undo=True)
+    assert decide(ABORTABLE, progress) == Act(SWAP, HOSTS, undo=True)
+    progress = all_hosts(progress, SWAP, OK, ABORTABLE, undo=True)
+    assert decide(ABORTABLE, progress) == Act(DOWN, HOSTS, undo=True)
+
+
+@pytest.mark.parametrize("mark", [FAILED, Mark(State.UNKNOWN), Mark(State.INTENDED)])
+def test_a_migration_that_is_not_known_to_be_done_is_not_taken_back(mark: Mark) -> None:
+    assert not may_abort(ABORTABLE, all_hosts(done_up_to(BACK, ABORTABLE), BACK, mark, ABORTABLE))
+
+
+def test_once_a_visitor_may_have_been_let_in_nothing_is_taken_back() -> None:
+    progress = done_up_to(UP, ABORTABLE).with_mark("migrate", "web1", MIGRATED, undo=False)
+
+    assert may_abort(ABORTABLE, progress)
+    assert not may_abort(ABORTABLE, progress.with_mark(UP.name, "web1", Mark(State.INTENDED), undo=False))
 
 
 ONLINE = replace(

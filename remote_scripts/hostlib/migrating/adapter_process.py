@@ -77,7 +77,7 @@ def _in_a_process(adapter: Adapter, command: str, failed: BaseException | None) 
         os.close(read)
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)  # the commands aren't for the release's code
-        if command != "upgrade":
+        if command not in ("upgrade", "rollback"):
             os.dup2(nothing, 1)  # nor is what it prints while it is asked a part of the migration's log
             os.dup2(nothing, 2)
         else:  # every connection that the migration makes is to be found by this name, where libpq makes it

@@ -7,6 +7,7 @@ line of JSON, and then commands, a word per line; it answers each command with o
     check     {"current": [...], "target": [...], "pending": [{"revision", "message", "online", "why"}...],
                "strangers": [...], "orphans": [...], "transactional": bool, "atomic": bool, "sessions": [...]}
     upgrade   {"applied": [...], "transactional": bool}
+    rollback  {"applied": [], "transactional": bool}; only `command` has it
 
 with {"error": "...", "connection_lost": bool} where it went wrong, {} where the command was killed. With the
 connection lost the database may still be at work on what it was sent.
@@ -30,7 +31,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,11 +58,11 @@ class Adapter:
 
 
 def of_release(
-    config: Config, release: str, run_id: str = "check", *, online: bool = False
+    config: Config, release: str, run_id: str = "check", *, online: bool = False, back_to: Sequence[str] = ()
 ) -> Adapter | None:
     """The adapter of `release`; None where it has no migrations. Failure (exit code 2) for an unknown one.
 
-    `online` is for a migration that runs while the application serves.
+    `online` is for a migration that runs while the application serves, `back_to` for one that is taken back.
     """
     settings = releases.manifest(config, release).get("migrate")
     if settings is None:
@@ -79,6 +80,7 @@ def of_release(
             **settings,
             "session": session_name(run_id),
             "online": online,
+            "back_to": list(back_to),
             "directory": str(config.releases / release),
         },
         cwd=Path(placed(settings["cwd"])),

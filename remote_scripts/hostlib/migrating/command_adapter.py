@@ -2,6 +2,7 @@
 
     check      where is the database, and what is pending?
     upgrade    run `apply`, where something is pending
+    rollback   run `rollback` until the database is at the revision "back_to"
 
 `status` prints a line "[X] NAME" for each applied migration and "[ ] NAME" for each pending one, in their
 order, as dbmate does. `current` prints the revisions of the database, one a line; beside `status` it shows
@@ -65,13 +66,34 @@ def upgrade(answer: Answer) -> None:
         return
     if _can_ask():
         wait_until_quiet("postgresql", _ask, settings())
+    _change("apply", answer)
+    answer["applied"] = _applied(before, _look())
+
+
+def rollback(answer: Answer) -> None:
+    """Take back one migration after the other."""
+    answer["transactional"] = _transactional()
+    wanted, now = sorted(settings()["back_to"]), _look()
+    if _can_ask():
+        wait_until_quiet("postgresql", _ask, settings())
+    while sorted(now.current) != wanted:
+        before = now.current
+        _change("rollback", answer)
+        now = _look()
+        if sorted(now.current) == sorted(before):
+            raise RuntimeError("`rollback` ended well, but took nothing back")
+        answer["transactional"] = False  # what one call has taken back stays so when the next one fails
+    answer["applied"] = []
+
+
+def _change(name: str, answer: Answer) -> None:
+    """Run the command `name` of the settings, which changes the database."""
     sys.stdout.flush()
-    ran = subprocess.run(_argv("apply"), stdin=subprocess.DEVNULL, check=False)
+    ran = subprocess.run(_argv(name), stdin=subprocess.DEVNULL, check=False)
     if ran.returncode != 0:
         # Killed, it may have left the server at work.
         answer["connection_lost"] = ran.returncode < 0
-        raise RuntimeError(f"`apply` ended with {_ending(ran.returncode)}")
-    answer["applied"] = _applied(before, _look())
+        raise RuntimeError(f"`{name}` ended with {_ending(ran.returncode)}")
 
 
 def _applied(before: Found, after: Found) -> list[str]:
@@ -212,4 +234,4 @@ def _last_line(ran: subprocess.CompletedProcess[str]) -> str:
 
 
 if __name__ == "__main__":
-    serve(Adapter(lambda: None, {"check": check, "upgrade": upgrade}))
+    serve(Adapter(lambda: None, {"check": check, "upgrade": upgrade, "rollback": rollback}))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hostlib.files import read_json, write_json
-from hostlib.migrating import migration_runs, migrations
+from hostlib.migrating import adapters, migration_runs, migrations
 from hostlib.migrating.migration_runner import Order, judge, until_its_session_ends
-from hostlib.migrating.migration_runs import is_running
+from hostlib.migrating.migration_runs import back_id, is_running
 from hostlib.migrating.migrations import Check
 from hostlib.names import timestamp
 from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, USAGE, Config, Failure, Result
@@ -33,6 +33,28 @@ def run(config: Config, order: Order, timeout: float | None) -> Result:
         nothing = {"before": [], "after": [], "applied": [], "seconds": 0.0}
         return {"outcome": "applied", **nothing, "message": f"release {order.release} has no migrations"}
     return _follow(config, order.run_id, timeout, sys.stderr.buffer)
+
+
+def back(config: Config, run_id: str, timeout: float | None) -> Result:
+    """Take back what the migration of `run_id` has applied, once, and follow that to its end.
+
+    It is a run of its own, `back_id(run_id)`. Raises Failure as `outcome` does; exit code 2 where the release
+    has no command for it.
+    """
+    started = read_json(config.migrations / run_id / "started.json")
+    ended = read_json(config.migrations / run_id / "outcome.json")
+    if started is None or (ended is not None and (ended.get("unchanged") or ended.get("applied") == [])):
+        return {"outcome": "applied", "applied": [], "message": f"run {run_id} has applied nothing"}
+    adapter = adapters.of_release(config, started["release"])
+    if adapter is None or not adapter.settings.get("rollback"):
+        raise Failure(
+            f"release {started['release']} has no command that takes a migration back",
+            state="nothing was changed",
+            next="fab deploy --resume",
+            exit_code=USAGE,
+        )
+    order = Order(back_id(run_id), started["release"], tuple(started["before"]), back=run_id)
+    return run(config, order, timeout)
 
 
 def outcome(config: Config, run_id: str, timeout: float) -> Result:
@@ -67,6 +89,9 @@ def resolve(config: Config, run_id: str, word: Word) -> Result:
 
     Raises Failure with exit code 2 where the outcome is known, or the migration still runs.
     """
+    backwards = (config.migrations / back_id(run_id)).exists()
+    if backwards:  # then it is that of which nobody knows how it ended
+        run_id = back_id(run_id)
     place = config.migrations / run_id
     started = read_json(place / "started.json")
     ended: dict[str, Any] = {"outcome": "unknown"}
@@ -86,12 +111,12 @@ def resolve(config: Config, run_id: str, word: Word) -> Result:
             next="fab deploy --resume",
             exit_code=USAGE,
         )
-    applied = word.verdict == "applied"
+    applied = (word.verdict == "applied") is not backwards
     write_json(
         place / "outcome.json",
         {
             "outcome": "applied" if applied else "failed",
-            "applied": started["target"] if applied else [],
+            "applied": started["target"] if applied and not backwards else [],
             "unchanged": not applied,
             "before": started["before"],
             "after": started["target"] if applied else started["before"],
@@ -156,7 +181,9 @@ def _told(config: Config, run_id: str) -> Result:
         raise _failed(ended, place / "log")
     now = migrations.revisions(ended["after"])
     did = "nothing was pending"
-    if ended["applied"]:
+    if started.get("back"):
+        did = f"what run {started['back']} had applied is taken back"
+    elif ended["applied"]:
         did = f"{len(ended['applied'])} applied in {ended['seconds']} s"
     return {**ended, "message": f"{did}; the database is at {now}"}
 

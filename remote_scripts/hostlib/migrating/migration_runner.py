@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hostlib.files import sync_directory, write_json
+from hostlib.files import read_json, sync_directory, write_json
 from hostlib.migrating import adapters, migrations
 from hostlib.migrating.adapters import PATIENCE, Conversation
 from hostlib.migrating.migrations import Check
@@ -47,18 +47,20 @@ HEARING = 5
 class Order:
     """What is asked for: as run `run_id`, bring the database to `target`, the heads of `release`.
 
-    With `online` the application goes on serving: whatever isn't labelled safe for that is refused.
+    With `online` the application goes on serving: whatever isn't labelled safe for that is refused. With
+    `back` it takes back what the run of that id has applied; `target` is where the database was before that.
     """
 
     run_id: str
     release: str
     target: tuple[str, ...]
     online: bool = False
+    back: str | None = None
 
     @classmethod
     def of(cls, told: dict[str, Any]) -> Order:
         """An order from its JSON."""
-        return cls(told["run_id"], told["release"], tuple(told["target"]), told["online"])
+        return cls(told["run_id"], told["release"], tuple(told["target"]), told["online"], told["back"])
 
 
 class Refused(Exception):
@@ -70,7 +72,13 @@ def main(config: Config, order: Order) -> None:
     with contextlib.ExitStack() as stack:
         try:
             place, lock, log = stack.enter_context(_directory(config, order))
-            adapter = adapters.of_release(config, order.release, order.run_id, online=order.online)
+            adapter = adapters.of_release(
+                config,
+                order.release,
+                order.run_id,
+                online=order.online,
+                back_to=order.target if order.back else (),
+            )
             if adapter is None:
                 raise Refused(f"release {order.release} has no migrations")
             talk = stack.enter_context(adapters.conversation(adapter, log, pass_fds=(lock,)))
@@ -83,14 +91,14 @@ def main(config: Config, order: Order) -> None:
         started = _description(order, now)
         if not _wait_for_the_word(door, order, talk, lambda: _publish(config, order, place, started, now)):
             return
-        if now.state == "pending":
+        if not is_there(started, now):
             supervise(config, started, talk)
 
 
 def supervise(config: Config, started: dict[str, Any], talk: Conversation) -> None:
     """Let the adapter run the migration and look at the database again; publish the outcome."""
     began = time.monotonic()
-    answer = talk.ask("upgrade")
+    answer = talk.ask("rollback" if started["back"] else "upgrade")
     seconds = round(time.monotonic() - began, 3)
     after = until_its_session_ends(lambda: _look(config, started, talk))
     ended = {"answer": answer, "seconds": seconds, "ended_at": timestamp()}
@@ -114,7 +122,7 @@ def judge(started: dict[str, Any], answer: dict[str, Any] | None, after: Check) 
         reason = f"its session {after.ours['id']} is still at work in the database"
         return {**known, "after": None, "outcome": "unknown", "reason": reason}
     if answer is not None and "error" not in answer:
-        if after.state == "current":
+        if is_there(started, after):
             return {**known, "outcome": "applied", "applied": answer["applied"]}
         if not after.known:
             return {**known, "outcome": "unknown", "reason": after.message}
@@ -124,8 +132,9 @@ def judge(started: dict[str, Any], answer: dict[str, Any] | None, after: Check) 
     else:
         reason = "the migration was killed"
     cut_off = answer is None or answer.get("connection_lost") is True
-    if cut_off and after.state == "current":  # the revision is what a migration writes last
-        return {**known, "outcome": "applied", "applied": started.get("pending") or list(after.current)}
+    if cut_off and is_there(started, after):  # the revision is what a migration writes last
+        applied = [] if started.get("back") else started.get("pending") or list(after.current)
+        return {**known, "outcome": "applied", "applied": applied}
     rolled_back = (
         started.get("atomic") is True if answer is None or cut_off else answer["transactional"] is not False
     )
@@ -136,6 +145,13 @@ def judge(started: dict[str, Any], answer: dict[str, Any] | None, after: Check) 
         and rolled_back
     )
     return {**known, "outcome": "failed", "unchanged": unchanged, "reason": reason}
+
+
+def is_there(started: dict[str, Any], now: Check) -> bool:
+    """Whether the database is where the run is to bring it."""
+    if started.get("back"):
+        return now.known and sorted(now.current) == sorted(started["target"])
+    return now.state == "current"
 
 
 def until_its_session_ends(look: Callable[[], Check]) -> Check:
@@ -172,11 +188,23 @@ def _startable(config: Config, order: Order, talk: Conversation) -> Check:
     now = migrations.understood(config, order.release, answer)
     if not now.known:
         raise Refused(now.message)
+    if order.back:
+        return _ours_to_take_back(config, order, now)
     if sorted(now.target) != sorted(order.target):
         heads, asked = migrations.revisions(now.target), migrations.revisions(order.target)
         raise Refused(f"release {order.release} needs revision {heads}, not {asked}")
     if order.online and now.offline:
         raise Refused(f"not while the site is up: {'; '.join(now.offline)}")
+    return now
+
+
+def _ours_to_take_back(config: Config, order: Order, now: Check) -> Check:
+    """`now`, where the database is still at what that run has applied, or before it. Otherwise Refused."""
+    done = read_json(config.migrations / str(order.back) / "outcome.json") or {}
+    if done.get("outcome") != "applied":
+        raise Refused(f"nobody knows that run {order.back} has applied something")
+    if sorted(now.current) not in (sorted(done["after"]), sorted(order.target)):
+        raise Refused(f"{now.message}: that is not what run {order.back} has left")
     return now
 
 
@@ -247,7 +275,7 @@ def _publish(config: Config, order: Order, place: Path, started: dict[str, Any],
 
 def _write(config: Config, order: Order, place: Path, started: dict[str, Any], now: Check) -> None:
     write_json(place / "started.json", {**started, "started_at": timestamp()})
-    if now.state == "current":
+    if is_there(started, now):
         nothing = {"applied": [], "transactional": now.transactional}
         write_json(place / "outcome.json", {**judge(started, nothing, now), "seconds": 0.0})
     os.unlink(place / "go")

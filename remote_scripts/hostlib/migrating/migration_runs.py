@@ -44,6 +44,11 @@ READY = PATIENCE + 20
 WAIT = READY + BEGINNING + 20
 
 
+def back_id(run_id: str) -> str:
+    """The run that takes back what `run_id` has applied."""
+    return f"{run_id}-back"
+
+
 def is_running(config: Config, run_id: str) -> bool:
     """True while the migration of `run_id` or its runner lives. Works for root and the deploy user."""
     run = config.migrations / run_id

@@ -113,7 +113,9 @@ def release(config: Config, run_id: str) -> Result:
 
 def break_(config: Config, run_id: str) -> Result:
     """What `fab unlock --force` does: like `release`, but never while the run's migration is at work."""
-    at_work = _migration_at_work(config, run_id)
+    from hostlib.migrating.migration_runs import back_id
+
+    at_work = _migration_at_work(config, run_id) or _migration_at_work(config, back_id(run_id))
     if at_work:
         raise Failure(
             f"the migration of run {run_id} is still running{at_work}",
