@@ -5,6 +5,8 @@ what is in maintenance, where the schema is. Faults strike at any call of a host
 before its effect or after it; then the run is resumed or aborted from what the lock host has. After every
 effect: nobody among the public meets code with another release's schema, and a migration begins once, with
 every host down.
+
+The same for a deploy without downtime, whose migration fits both releases.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from deploytools.commands import Command
 from deploytools.engine import Engine, JournalLost, Stop
 from deploytools.fleet import Lost, Ok, Outcome
 from deploytools.journal import Journal
+from deploytools.plan import Plan
 from deploytools.remote import LinkLost, Result
 from deploytools.saga import Progress, Verdict
 from tests.support.values import BASE, settings
@@ -34,6 +37,7 @@ from tests.unit.test_engine import Clock, Silent
 HOSTS = ("web1", "web2")
 SETTINGS = settings(hooks={"quiesce": "stop-workers", "resume": "start-workers", "backup": "dump"})
 WINDOW = replace(plans.downtime_plan(BASE, SETTINGS), digest="abc")
+ROLLING = replace(plans.rolling_plan(BASE, SETTINGS), digest="abc")
 # What the migration comes to, whoever asks however often.
 APPLIED, NOTHING_CHANGED, HALF_CHANGED = "applied", "nothing changed", "half changed"
 # What strikes at a call. A program "dies" after its effect without an answer that says so.
@@ -55,6 +59,7 @@ class Hosts:
 
     faults: Mapping[int, str]
     migration: str = APPLIED
+    plan: Plan = WINDOW
     calls: int = 0
     stop: Stop = field(default_factory=Stop)
     stored: list[dict[str, Any]] = field(default_factory=list)
@@ -94,6 +99,9 @@ class Hosts:
         return (1, {"ok": False, "error": {"what": "it died"}}) if fault == "dies" else answer
 
     def check_what_the_public_meets(self) -> None:
+        if self.plan is ROLLING:
+            assert not self.down
+            return
         met = {(self.serves[host], self.schema) for host in HOSTS if host not in self.down}
         assert met <= {("r1", "r1"), ("r2", "r2")}, f"the public meets {met}"
 
@@ -125,7 +133,7 @@ class Hosts:
     def migrate(self) -> tuple[int, dict[str, Any]]:
         """At most once by the run's id; afterwards the same answer for ever."""
         if not self.migrated:
-            assert self.down == set(HOSTS), "a migration begins with every host down"
+            assert self.plan is ROLLING or self.down == set(HOSTS), "a migration begins with every host down"
             self.migrated.append(self.migration)
             self.schema = {APPLIED: "r2", NOTHING_CHANGED: "r1", HALF_CHANGED: "half"}[self.migration]
         if self.migration == APPLIED:
@@ -166,12 +174,12 @@ def carry_on(hosts: Hosts, path: Path, *, abort: bool = False) -> Progress | Non
     if hosts.stored:
         progress = journal.fold(hosts.stored)
         log.append(journal.resumed("bob", "sofa"))
-        if abort and not progress.reverting and saga.may_turn_back(WINDOW, progress):
+        if abort and not progress.reverting and saga.may_turn_back(hosts.plan, progress):
             log.append(journal.turn_back("aborted by bob"))
     else:
-        log.append(journal.begin(WINDOW))
+        log.append(journal.begin(hosts.plan))
     engine = Engine(
-        plan=WINDOW,
+        plan=hosts.plan,
         settings=SETTINGS,
         fleet=hosts,  # type: ignore[arg-type]
         journal=log,
@@ -202,10 +210,12 @@ def bring_to_an_end(hosts: Hosts, path: Path, aborts: Sequence[bool]) -> None:
         assert hosts.migration == HALF_CHANGED, f"it never ends: {progress}"
         assert progress is not None
         assert progress.verdict is Verdict.HELD
-        assert hosts.down == set(HOSTS)
+        assert hosts.down == (set(HOSTS) if hosts.plan.window else set())
     else:
         assert hosts.down == set()
-        assert set(hosts.serves.values()) == {hosts.schema}, "all new, or all old"
+        assert len(set(hosts.serves.values())) == 1, "all new, or all old"
+        # What fits both releases stays where the deploy was undone.
+        assert hosts.schema in (*hosts.serves.values(), *(["r2"] if hosts.plan is ROLLING else []))
     assert len(hosts.migrated) <= 1
 
 
@@ -215,18 +225,21 @@ def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploytools.journal.os.fsync", lambda _: None)
 
 
-def calls_of_a_window(path: Path) -> int:
-    hosts = Hosts({})
+def calls_of(plan: Plan, path: Path) -> int:
+    hosts = Hosts({}, plan=plan)
     bring_to_an_end(hosts, path, [])
     assert (hosts.schema, hosts.migrated) == ("r2", [APPLIED])
     return hosts.calls
 
 
+@pytest.mark.parametrize("plan", [WINDOW, ROLLING], ids=["window", "rolling"])
 @pytest.mark.parametrize("abort", [False, True], ids=["resume", "abort"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_whatever_strikes_at_any_call_the_window_ends_well(fault: str, abort: bool, tmp_path: Path) -> None:
-    for call in range(1, calls_of_a_window(tmp_path) + 1):
-        bring_to_an_end(Hosts({call: fault}), tmp_path, [abort])
+def test_whatever_strikes_at_any_call_a_run_ends_well(
+    fault: str, abort: bool, plan: Plan, tmp_path: Path
+) -> None:
+    for call in range(1, calls_of(plan, tmp_path) + 1):
+        bring_to_an_end(Hosts({call: fault}, plan=plan), tmp_path, [abort])
 
 
 @pytest.mark.parametrize("migration", [NOTHING_CHANGED, HALF_CHANGED])
@@ -234,7 +247,7 @@ def test_whatever_strikes_at_any_call_the_window_ends_well(fault: str, abort: bo
 def test_a_migration_that_fails_ends_all_old_or_in_maintenance(
     migration: str, fault: str, tmp_path: Path
 ) -> None:
-    for call in range(1, calls_of_a_window(tmp_path) + 1):
+    for call in range(1, calls_of(WINDOW, tmp_path) + 1):
         bring_to_an_end(Hosts({call: fault}, migration), tmp_path, [])
 
 
@@ -245,8 +258,9 @@ def test_a_migration_that_fails_ends_all_old_or_in_maintenance(
     faults=st.dictionaries(st.integers(1, 120), st.sampled_from(FAULTS), max_size=6),
     aborts=st.lists(st.booleans(), max_size=4),
     migration=st.sampled_from([APPLIED, APPLIED, NOTHING_CHANGED, HALF_CHANGED]),
+    plan=st.sampled_from([WINDOW, WINDOW, ROLLING]),
 )
-def test_whatever_strikes_again_and_again_the_window_ends_well(
-    faults: dict[int, str], aborts: list[bool], migration: str, tmp_path: Path
+def test_whatever_strikes_again_and_again_a_run_ends_well(
+    faults: dict[int, str], aborts: list[bool], migration: str, plan: Plan, tmp_path: Path
 ) -> None:
-    bring_to_an_end(Hosts(faults, migration), tmp_path, aborts)
+    bring_to_an_end(Hosts(faults, migration, plan), tmp_path, aborts)
