@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -76,12 +77,16 @@ def test_an_app_that_does_not_get_well_is_never_shown_to_the_public(
 def test_two_deploys_at_once_and_the_second_is_told_who_is_at_it(deployed: Site) -> None:
     first = deployed.start("on", "sandbox", "deploy", "--ref", "v3", "--with-downtime", "--yes")
     wait_for((deployed.root / "state" / "lock").exists, "the first one's lock")
+    patient = deployed.start("on", "sandbox", "deploy", "--ref", "v3", "--yes", "--lock-wait", "10m")
     second = deployed.on("deploy", "--ref", "v3", "--yes", code=5)
     first.communicate(timeout=60)
+    told = patient.communicate(timeout=100)[1]
 
     assert "where: sandbox" in second.stderr
     assert "nothing was changed" in second.stderr
-    assert first.returncode == 0
+    assert re.search(r"last heard of \d+ s ago in the step [a-z]", second.stderr)
+    assert "--lock-wait" in second.stderr
+    assert (first.returncode, patient.returncode) == (0, 0), told
 
 
 def test_ctrl_c_before_the_migration_can_be_aborted(deployed: Site) -> None:
