@@ -21,7 +21,18 @@ from deploytools.journal import Journal, Record
 from deploytools.moments import has_passed
 from deploytools.plan import Plan, Step
 from deploytools.remote import Remote
-from deploytools.saga import Act, End, Mark, Progress, State, TurnBack, Verdict, decide, in_maintenance
+from deploytools.saga import (
+    Act,
+    End,
+    Mark,
+    Progress,
+    State,
+    TurnBack,
+    Verdict,
+    decide,
+    in_maintenance,
+    may_turn_back,
+)
 from deploytools.settings import Settings
 
 # How long an operation keeps asking a host that it lost in the middle of a step, in seconds.
@@ -181,6 +192,7 @@ class Engine:
     def _ask(self, progress: Progress, act: Act, attempted: set[str]) -> dict[str, Answer]:
         """Run the step on its hosts; ask again where the link was lost, until RECONNECT has passed.
 
+        A host that isn't reached at all has failed while the run can turn back; later it is asked again, too.
         Asking again is safe because host programs are idempotent under the run id; a hook is not asked
         again. On the `attempted` hosts an earlier call for this step may have happened, or still be at it.
         """
@@ -189,11 +201,13 @@ class Engine:
         left: tuple[str, ...] = act.hosts
         deadline = self.clock() + RECONNECT
         asked = set(attempted)
+        forward_only = not act.undo and not may_turn_back(self.plan, progress)
         while left:
             outcomes = self.fleet.map(lambda remote: self._run(remote, todo[remote.name]), hosts=left)
             again = []
             for host, outcome in outcomes.items():
-                answer = _answer(outcome, attempted=host in asked)
+                away = forward_only and isinstance(outcome, Unreached)
+                answer = None if away else _answer(outcome, attempted=host in asked)
                 sent_a_hook = isinstance(outcome, Lost) and not _repeatable(todo[host])
                 if answer is not None:
                     answers[host] = answer

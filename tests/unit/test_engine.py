@@ -427,6 +427,15 @@ def test_a_host_that_was_never_reached_has_not_changed(tmp_path: Path) -> None:
     assert ("web2", "up") not in world.said
 
 
+def test_a_host_that_refuses_for_a_moment_holds_nobody_up_where_there_is_no_way_back(tmp_path: Path) -> None:
+    world = World({("web2", "swap"): [ConnectionError("refused")]})
+
+    progress = engine(world, tmp_path).run()
+
+    assert progress.verdict is Verdict.DONE
+    assert world.said.count(("web2", "swap")) == 2
+
+
 def test_the_first_ctrl_c_finishes_the_barrier_in_hand_and_stops_resumably(tmp_path: Path) -> None:
     stop = Stop()
     world = World(before=lambda host, word: stop.press() if (host, word) == ("web1", "down") else None)
