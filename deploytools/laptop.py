@@ -11,7 +11,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from deploytools import release
+from deploytools import release, squawk
 from deploytools.errors import UsageError
 from deploytools.examination import ERROR, WARNING, Finding
 from deploytools.settings import Settings
@@ -30,6 +30,7 @@ def findings(settings: Settings, *, once: bool, state: Path) -> Iterator[Finding
     bad = "fabric.yaml doesn't name our executor, so -H is refused"
     yield _judged("executor", once, "fab runs by our executor", bad, f"{EXECUTOR} in fabric.yaml", WARNING)
     yield from source(settings)
+    yield from linter(settings)
     yield from dependencies(metadata.requires("deploytools") or (), _installed)
     yield journals(state)
 
@@ -61,6 +62,16 @@ def source(settings: Settings) -> Iterator[Finding]:
         yield Finding("source", False, f"{error.what} ({error.where})", remedy)
         return
     yield Finding("source", True, f"{found.ref or found.path} can be shipped")
+
+
+def linter(settings: Settings) -> Iterator[Finding]:
+    """squawk is there, where fabric.yaml insists on it: otherwise a deploy without downtime is refused."""
+    if settings.migrate is None or not settings.migrate.squawk:
+        return
+    try:
+        yield Finding("squawk", True, f"squawk is {squawk.program(settings)}")
+    except UsageError as error:
+        yield Finding("squawk", False, error.what, "pip install squawk-cli; or migrate.squawk: false")
 
 
 def dependencies(requires: Iterable[str], installed: Callable[[str], str | None]) -> Iterator[Finding]:

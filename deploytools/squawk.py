@@ -47,40 +47,43 @@ PATIENCE = 60  # seconds
 def vetoes(settings: Settings, tree: Path) -> dict[str, list[str]] | None:
     """Given a release's tree, return what squawk has against each labelled migration, by file name.
 
-    None where it isn't asked: for another database, by `migrate.squawk: false`, or because it isn't
-    installed and nobody insists. Raises UsageError where `migrate.squawk` is true and it isn't there,
-    OperationFailed where it gives no answer.
+    None where it isn't asked. Raises what `program` raises, and OperationFailed where it gives no answer.
+    """
+    squawk = program(settings)
+    if squawk is None or settings.migrate is None or settings.migrate.files is None:
+        return None
+    labelled = {
+        path.name: text
+        for path in sorted((tree / settings.migrate.files).glob("*.sql"))
+        if LABEL.search(text := path.read_text(errors="replace"))
+    }
+    wrapped = {name: text for name, text in labelled.items() if not NO_TRANSACTION.search(text)}
+    alone = {name: text for name, text in labelled.items() if name not in wrapped}
+    return {
+        **_asked(squawk, tree, wrapped, "--assume-in-transaction"),
+        **_asked(squawk, tree, alone),
+    }
+
+
+def program(settings: Settings) -> str | None:
+    """Where squawk is; beside our own Python, too: a virtual environment need not be activated to run fab.
+
+    None where it isn't to be asked: for another database, by `migrate.squawk: false`, or because it isn't
+    installed and nobody insists. Raises UsageError where `migrate.squawk` is true and it isn't there.
     """
     migrate = settings.migrate
     if migrate is None or migrate.engine != "postgresql" or migrate.files is None or migrate.squawk is False:
         return None
-    program = _program()
-    if program is None and migrate.squawk:
+    places = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
+    found = shutil.which("squawk", path=os.pathsep.join(places))
+    if found is None and migrate.squawk:
         raise UsageError(
             "squawk is not on this computer, and migrate.squawk says that it is wanted",
             where="deploy.migrate.squawk",
             state="no host was touched",
             next="pip install squawk-cli, or npm install -g squawk-cli; or fab deploy --with-downtime",
         )
-    if program is None:
-        return None
-    labelled = {
-        path.name: text
-        for path in sorted((tree / migrate.files).glob("*.sql"))
-        if LABEL.search(text := path.read_text(errors="replace"))
-    }
-    wrapped = {name: text for name, text in labelled.items() if not NO_TRANSACTION.search(text)}
-    alone = {name: text for name, text in labelled.items() if name not in wrapped}
-    return {
-        **_asked(program, tree, wrapped, "--assume-in-transaction"),
-        **_asked(program, tree, alone),
-    }
-
-
-def _program() -> str | None:
-    """Beside our own Python, too: a virtual environment need not be activated to run fab."""
-    places = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
-    return shutil.which("squawk", path=os.pathsep.join(places))
+    return found
 
 
 def _asked(program: str, tree: Path, texts: Mapping[str, str], *options: str) -> dict[str, list[str]]:

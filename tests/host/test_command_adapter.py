@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from tests.support.barehost import bare_host, put_release
 from tests.support.databases import Database, MariaDB, PostgreSQL
-from tests.support.webhost import Ran, WebHost
+from tests.support.webhost import Ran, WebHost, wait_until
 
 DBMATE = str(Path(sys.executable).with_name("dbmate"))
 
@@ -213,6 +214,31 @@ class TestDbmate:
         ran = host.run("migrate", "back", "run1")
         assert (ran.code, ran.json["unchanged"]) == (3, True)
         assert "that is not what run run1 has left" in ran.error["what"]
+
+    def test_while_it_is_taken_back_the_lock_is_not_freed(self, on_sqlite: DbmateProject) -> None:
+        host = on_sqlite.host
+        assert migrate(host, "1_a.sql").code == 0
+        down = on_sqlite.place / "down"
+        down.write_text(
+            f"#!/bin/sh\nwhile ! test -e {host.base}/go; do sleep 0.05; done; exec {DBMATE} rollback\n"
+        )
+        down.chmod(0o755)
+        manifest = on_sqlite.place / ".deploytools.json"
+        manifest.write_text(manifest.read_text().replace(f"{DBMATE} --no-dump-schema rollback", str(down)))
+        assert str(down) in manifest.read_text()
+        options = ("--run-id=run1", "--by=ann", "--laptop=tp", "--operation=deploy")
+        assert host.run("lock", "acquire", *options).code == 0
+
+        taking = host.start("migrate", "back", "run1")
+        started = host.root / "migrations" / "run1-back" / "started.json"
+        wait_until(started.exists, timeout=60, what="it has begun")
+        refused = host.run("lock", "break", "--run-id=run1")
+        (host.base / "go").touch()
+        out, _ = taking.communicate(timeout=60)
+
+        assert (refused.code, "still running" in refused.error["what"]) == (5, True)
+        assert json.loads(out)["outcome"] == "applied"
+        assert host.run("lock", "break", "--run-id=run1").code == 0
 
     def test_without_a_command_for_it_nothing_is_taken_back(self, host: WebHost) -> None:
         DbmateProject(host, "r1", f"sqlite:{host.base}/db.sqlite3", "sqlite", rollback=None)

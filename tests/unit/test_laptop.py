@@ -81,6 +81,21 @@ def test_a_library_of_another_version_is_an_error(version: str | None, told: str
     assert [finding.remedy for finding in found] == (["pip install 'fabric<4,>=3.2.3'"] if told else [])
 
 
+def test_a_squawk_that_is_wanted_and_missing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql = {"adapter": "command", "engine": "postgresql", "status": "x", "apply": "x", "files": "db"}
+    insists, whatever = (settings(migrate={**sql, **more}) for more in ({"squawk": True}, {}))
+
+    assert [finding.ok for finding in laptop.linter(insists)] == [True]
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [finding.remedy for finding in bad(laptop.linter(insists))] == [
+        "pip install squawk-cli; or migrate.squawk: false"
+    ]
+    assert list(laptop.linter(whatever)) == []
+
+
 def test_journals_that_can_not_be_kept_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     finding = laptop.journals(tmp_path / "file" / "deploytools")

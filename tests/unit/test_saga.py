@@ -340,6 +340,43 @@ def test_whatever_happens_a_run_ends_and_its_invariants_hold(data: st.DataObject
     pytest.fail("the run never ended")
 
 
+@settings(deadline=None)
+@given(data=st.data(), turns=st.integers(0, 4))
+def test_however_often_it_is_resumed_an_abort_never_swaps_back_to_code_on_a_schema_that_it_does_not_know(
+    data: st.DataObject, turns: int
+) -> None:
+    progress = Progress()
+    for _ in range(200):
+        action = decide(ABORTABLE, progress)
+        if isinstance(action, End):
+            if action.verdict is Verdict.REVERTED:
+                migrated = progress.mark(BACK, "web1")
+                if migrated and migrated.value.get("unchanged") is not True:
+                    back = progress.mark(BACK, "web1", undo=True)
+                    assert back is not None
+                    assert back.state is State.OK
+                assert in_maintenance(ABORTABLE, progress) == ()
+            if action.verdict is not Verdict.HELD or turns == 0:
+                return
+            turns -= 1
+            progress = progress.forget_failures()
+            if may_abort(ABORTABLE, progress) and data.draw(st.booleans()):
+                let_in = [progress.mark(UP, host) for host in HOSTS]
+                assert not any(mark and mark.value.get("unchanged") is not True for mark in let_in)
+                progress = replace(progress, reverting=True)
+        elif isinstance(action, TurnBack):
+            progress = replace(progress, reverting=True, because=action.because)
+        else:
+            if action.undo and action.step is SWAP:
+                migrated = progress.mark(BACK, "web1")
+                back = progress.mark(BACK, "web1", undo=True)
+                nothing = migrated is None or migrated.value.get("unchanged") is True
+                assert nothing or (back is not None and back.state is State.OK)
+            for host in action.hosts:
+                progress = progress.with_mark(action.step.name, host, data.draw(outcomes), undo=action.undo)
+    pytest.fail("the run never ended")
+
+
 def mark_of(progress: Progress, step: Step, host: str) -> State | None:
     mark = progress.mark(step, host)
     return mark.state if mark else None
