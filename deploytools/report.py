@@ -121,7 +121,7 @@ def past(journals: Mapping[str, Sequence[Record]]) -> tuple[list[dict[str, Any]]
 def setup_text(host: str, work: Work, settings: Settings, *, diffs: bool, removal: bool = False) -> str:
     """What set-up changes on a host: our own programs as a number, all else by name; with `diffs` in full.
 
-    Programs that are new to the host have no diff: they are what this toolkit ships.
+    Programs on a host that had none have no diff: they are what this toolkit ships.
     """
     if not work.changes:
         nothing = f"nothing of {settings.application} is there" if removal else "nothing to change"
@@ -129,7 +129,7 @@ def setup_text(host: str, work: Work, settings: Settings, *, diffs: bool, remova
     lines, programs = [], 0
     for change in work.changes:
         programs += change["program"]
-        shown = diffs and change["what"] == "change" if change["program"] else True
+        shown = diffs and change["diff"] if change["program"] else True
         if shown:
             lines.append(f"  {change['what']}: {change['path']}")
             lines += [f"    {line}" for line in change["diff"].splitlines() if diffs]

@@ -76,8 +76,8 @@ def _programs(bundle: Bundle) -> Iterator[Change]:
         there = versions.before(bundle, name)
         program = name != "config.json"
         if not there.is_file():
-            # What is all new of our own is as this toolkit ships it: nobody reads that as a diff.
-            diff = "" if program else _diff(Path(shown), b"", file.content)
+            # Where all of it is new it is as this toolkit ships it: nobody reads that as a diff.
+            diff = "" if program and called is None else _diff(Path(shown), b"", file.content)
             yield Change(shown, "create", diff, program)
         elif there.read_bytes() != file.content:
             yield Change(shown, "change", _diff(Path(shown), there.read_bytes(), file.content), program)

@@ -274,6 +274,8 @@ def test_an_upgrade_turns_one_link_and_takes_away_what_has_lost_its_place(ground
     ground.install()
 
     assert str(ground.tools / "hostlib/gone.py") in paths(planned)
+    (new,) = (each for each in planned["changes"] if each["path"] == str(ground.tools / "drain"))
+    assert (new["what"], "+main(parser, " in new["diff"]) == ("create", True)
     assert not ((ground.tools / "current").resolve() / "hostlib/gone.py").exists()
     assert old.is_dir(), "what was started on it may still run"
     ground.overrides = {"webserver": {"liveness": ["/alive"]}}

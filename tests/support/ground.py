@@ -123,7 +123,8 @@ def paths(answer: Any) -> list[str]:
 
 
 def of_an_older_toolkit(bundle: Bundle) -> None:
-    """As if the bundle came from another version, with a module that this one hasn't any more."""
+    """As if the bundle came from another version, which had a module more and no `drain`."""
+    bundle["programs"] = [file for file in bundle["programs"] if file["path"] != "drain"]
     gone = {"path": "hostlib/gone.py", "owner": ME, "mode": 0o644}
     gone["content"] = base64.b64encode(b'"""What nobody needs now."""\n').decode()
     bundle["programs"].append(gone)
