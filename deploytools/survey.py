@@ -230,24 +230,6 @@ def outdated(statuses: Mapping[str, Status], digests: Mapping[str, str]) -> dict
     return found
 
 
-def of_this_version(statuses: Mapping[str, Status]) -> Mapping[str, Status]:
-    """Return `statuses`, where all hosts have this toolkit's version: another knows other programs.
-
-    Raises UsageError otherwise.
-    """
-    others = {
-        host: status["toolkit"] for host, status in statuses.items() if status["toolkit"] != __version__
-    }
-    if others:
-        raise UsageError(
-            f"{len(others)} of {len(statuses)} hosts have another version of deploytools",
-            state="nothing was changed",
-            next="fab setup",
-            details=[f"{host}: {version} there, {__version__} here" for host, version in others.items()],
-        )
-    return statuses
-
-
 def not_running(statuses: Mapping[str, Status]) -> list[str]:
     """Given what every host says of itself, return a line for each whose application has died."""
     return [

@@ -89,7 +89,7 @@ def deploy(
         reporter.note(f"not committed, so not shipped: {line}")
     with op.connected(settings, exclude) as fleet:
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
-        statuses = survey.of_this_version(survey.ask(fleet, settings, "status"))
+        statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan(
             "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
         )
@@ -140,7 +140,7 @@ def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None, l
     settings, reporter, patience = current_settings(c), PlainReporter(sys.stderr), parse_wait(lock_wait)
     with op.connected(settings, exclude) as fleet:
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
-        statuses = survey.of_this_version(survey.ask(fleet, settings, "status"))
+        statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan("hotswap", settings, statuses, exclude=exclude)
         if back:
             base = replace(base, release=plans.warm_release({host: statuses[host] for host in base.hosts}))
@@ -172,7 +172,7 @@ def rollback(
     settings, reporter, patience = current_settings(c), PlainReporter(sys.stderr), parse_wait(lock_wait)
     with op.connected(settings, exclude) as fleet:
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
-        statuses = survey.of_this_version(survey.ask(fleet, settings, "status"))
+        statuses = survey.ask(fleet, settings, "status")
         on_hosts = survey.ask(fleet, settings, "release", "list")
         target = plans.rollback_target(on_hosts, to)
         base = op.base_plan("rollback", settings, statuses, exclude=exclude, release=target)

@@ -11,7 +11,7 @@ import pytest
 
 from deploytools import __version__, examination, survey
 from deploytools.commands import Command
-from deploytools.errors import LockHeld, Unreachable, UsageError
+from deploytools.errors import LockHeld, Unreachable
 from deploytools.fleet import Fleet
 from deploytools.remote import Result
 from deploytools.settings import Host
@@ -195,14 +195,3 @@ def test_a_run_that_is_at_work_is_not_taken_over() -> None:
 
     assert caught.value.exit_code == 5
     assert "Ctrl-C" in (caught.value.next or "")
-
-
-def test_hosts_of_another_version_are_named_before_they_are_asked_for_what_they_do_not_know() -> None:
-    statuses = {"web1": {"toolkit": __version__}, "web2": {"toolkit": "0.0.1"}}
-
-    with pytest.raises(UsageError, match="1 of 2 hosts") as caught:
-        survey.of_this_version(statuses)
-
-    assert caught.value.details == (f"web2: 0.0.1 there, {__version__} here",)
-    assert caught.value.next == "fab setup"
-    assert survey.of_this_version({"web1": statuses["web1"]})
