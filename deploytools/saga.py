@@ -85,9 +85,11 @@ class Progress:
     def forget_failures(self) -> Progress:
         """What a resumed run starts from: whatever isn't known to be done is to be asked again.
 
-        The intents stay, so that a pivot which may have been passed is not taken for untouched.
+        The intents stay, so that a pivot which may have been passed is not taken for untouched. On the way
+        back no step is repeated, so what a host has proved not to have changed stays proved.
         """
-        return replace(self, marks=_asked(self.marks), undone=_asked(self.undone), verdict=None)
+        marks = self.marks if self.reverting else _asked(self.marks)
+        return replace(self, marks=marks, undone=_asked(self.undone), verdict=None)
 
 
 class Verdict(str, Enum):

@@ -35,8 +35,11 @@ from tests.support.values import BASE, settings
 from tests.unit.test_engine import Clock, Silent
 
 HOSTS = ("web1", "web2")
+COMMAND = {"adapter": "command", "status": "./status", "apply": "./apply", "rollback": "./rollback"}
 SETTINGS = settings(hooks={"quiesce": "stop-workers", "resume": "start-workers", "backup": "dump"})
 WINDOW = replace(plans.downtime_plan(BASE, SETTINGS), digest="abc")
+# One whose migration an abort takes back.
+WITH_A_WAY_BACK = replace(plans.downtime_plan(BASE, settings(migrate=COMMAND)), digest="abc")
 ROLLING = replace(plans.rolling_plan(BASE, SETTINGS), digest="abc")
 # What the migration comes to, whoever asks however often.
 APPLIED, NOTHING_CHANGED, HALF_CHANGED = "applied", "nothing changed", "half changed"
@@ -128,6 +131,9 @@ class Hosts:
                 return 0, {"ok": True, "state": "pending", "current": ["1"], "target": ["2"], "same": True}
             case "migrate", "run":
                 return self.migrate()
+            case "migrate", "back":
+                assert self.down == set(HOSTS), "a migration is taken back with every host down"
+                self.schema = "r1"
         return 0, {"ok": True}
 
     def migrate(self) -> tuple[int, dict[str, Any]]:
@@ -174,7 +180,7 @@ def carry_on(hosts: Hosts, path: Path, *, abort: bool = False) -> Progress | Non
     if hosts.stored:
         progress = journal.fold(hosts.stored)
         log.append(journal.resumed("bob", "sofa"))
-        if abort and not progress.reverting and saga.may_turn_back(hosts.plan, progress):
+        if abort and not progress.reverting and saga.may_abort(hosts.plan, progress):
             log.append(journal.turn_back("aborted by bob"))
     else:
         log.append(journal.begin(hosts.plan))
@@ -232,7 +238,7 @@ def calls_of(plan: Plan, path: Path) -> int:
     return hosts.calls
 
 
-@pytest.mark.parametrize("plan", [WINDOW, ROLLING], ids=["window", "rolling"])
+@pytest.mark.parametrize("plan", [WINDOW, WITH_A_WAY_BACK, ROLLING], ids=["window", "way back", "rolling"])
 @pytest.mark.parametrize("abort", [False, True], ids=["resume", "abort"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_strikes_at_any_call_a_run_ends_well(
@@ -242,13 +248,14 @@ def test_whatever_strikes_at_any_call_a_run_ends_well(
         bring_to_an_end(Hosts({call: fault}, plan=plan), tmp_path, [abort])
 
 
+@pytest.mark.parametrize("plan", [WINDOW, WITH_A_WAY_BACK], ids=["window", "way back"])
 @pytest.mark.parametrize("migration", [NOTHING_CHANGED, HALF_CHANGED])
 @pytest.mark.parametrize("fault", ["crash before", "crash after", "lost after", "dies"])
 def test_a_migration_that_fails_ends_all_old_or_in_maintenance(
-    migration: str, fault: str, tmp_path: Path
+    migration: str, fault: str, plan: Plan, tmp_path: Path
 ) -> None:
-    for call in range(1, calls_of(WINDOW, tmp_path) + 1):
-        bring_to_an_end(Hosts({call: fault}, migration), tmp_path, [])
+    for call in range(1, calls_of(plan, tmp_path) + 1):
+        bring_to_an_end(Hosts({call: fault}, migration, plan), tmp_path, [])
 
 
 @hypothesis_settings(
@@ -258,7 +265,7 @@ def test_a_migration_that_fails_ends_all_old_or_in_maintenance(
     faults=st.dictionaries(st.integers(1, 120), st.sampled_from(FAULTS), max_size=6),
     aborts=st.lists(st.booleans(), max_size=4),
     migration=st.sampled_from([APPLIED, APPLIED, NOTHING_CHANGED, HALF_CHANGED]),
-    plan=st.sampled_from([WINDOW, WINDOW, ROLLING]),
+    plan=st.sampled_from([WINDOW, WITH_A_WAY_BACK, ROLLING]),
 )
 def test_whatever_strikes_again_and_again_a_run_ends_well(
     faults: dict[int, str], aborts: list[bool], migration: str, plan: Plan, tmp_path: Path

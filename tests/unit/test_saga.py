@@ -280,6 +280,18 @@ def test_an_online_migration_that_proved_to_have_changed_nothing_turns_back() ->
     assert isinstance(decide(ONLINE, progress), TurnBack)
 
 
+def test_what_proved_to_have_changed_nothing_is_not_undone_by_a_run_that_is_resumed_on_its_way_back() -> None:
+    unchanged = Mark(State.FAILED, {"unchanged": True})
+    progress = done_up_to(MIGRATE).with_mark(MIGRATE.name, "web1", unchanged, undo=False)
+    back = replace(
+        WINDOW, steps=tuple(replace(s, undo="take it back") if s is MIGRATE else s for s in WINDOW.steps)
+    )
+
+    resumed = replace(progress, reverting=True).forget_failures()
+
+    assert decide(back, resumed) == Act(DOWN, HOSTS, undo=True)
+
+
 def test_in_maintenance_are_the_hosts_not_proved_to_be_back() -> None:
     progress = all_hosts(done_up_to(UP), UP, OK)
 
