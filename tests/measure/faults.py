@@ -34,15 +34,15 @@ def main() -> None:
     trials = arguments.trial or list(
         itertools.islice(drawn(arguments.seed), arguments.skip, arguments.trials)
     )
-    sys.exit(soak(trials))
+    sys.exit(soak(trials, arguments.skip + 1))
 
 
-def soak(trials: list[Trial]) -> int:
-    """Run the trials one after the other; how many failed, at most 1."""
+def soak(trials: list[Trial], first: int = 1) -> int:
+    """Run the trials one after the other, which are numbered from `first` on; 1 if any failed, otherwise 0."""
     ends: dict[str, Counter[str]] = {name: Counter() for name in FAULTS}
     failed = False
     with Fleet(2, packages=PACKAGES) as fleet, Site(fleet) as site:
-        for number, trial in enumerate(trials, 1):
+        for number, trial in enumerate(trials, first):
             end, wrong = _one(site, trial)
             ends[trial.fault][end] += 1
             print(f"{number:4} {trial}: {end}", flush=True)

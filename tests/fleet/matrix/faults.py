@@ -306,7 +306,7 @@ def taken_over(trial: Broken) -> None:
     running = trial.site.deploy(application.GOOD, point=trial.point, act="freeze")
     running.wait_until_here()
     other = trial.site.fab("deploy", "--resume", by=trial.site.second)
-    assert other.code == 0, other
+    assert other.code in (0, 3), other  # undone, where the release was not on the hosts yet
     running.go_on()
     first = running.end()
     assert first.code == 5, f"he did more than he should: {first}"

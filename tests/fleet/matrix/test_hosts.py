@@ -32,7 +32,6 @@ def test_a_host_that_boots_in_the_window_is_brought_to_the_same_end(site: Site, 
         ("link send:maintenance-on web1 resume", NEW),
         ("link inside web1 resume", NEW),
         ("link send:swap web2 resume", NEW),
-        ("sshd first:stage web2 resume", NEW),
         ("sshd inside web1 resume", NEW),
         ("lighttpd send:maintenance-on web1 resume", NEW),
         ("lighttpd send:maintenance-off web2 resume", NEW),
@@ -45,7 +44,6 @@ def test_a_lost_link_or_server_is_asked_again(site: Site, trial: str, end: str) 
 @pytest.mark.parametrize(
     ("trial", "end"),
     [
-        ("disk send:stage web2 resume", OLD),
         ("disk send:migrate web1 resume", OLD),
         ("disk send:swap web2 resume", NEW),
     ],

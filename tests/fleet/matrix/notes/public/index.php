@@ -6,7 +6,7 @@ if (isset($_GET['health'])) {
     exit('health');
 }
 $code = trim(file_get_contents('../code'));
-$address = 'host=database user=app dbname=app connect_timeout=2 tcp_user_timeout=2000';
+$address = 'host=database user=app dbname=app sslmode=disable connect_timeout=2 tcp_user_timeout=2000';
 $database = @pg_pconnect($address);
 function ask($what) {
     global $database;
@@ -18,9 +18,11 @@ function ask($what) {
     return pg_fetch_result($rows, 0, 0);
 }
 $revision = 'select max(name)::int from migrations';
-$before = ask($revision);
-if (isset($_GET['slow'])) usleep(1000 * (int) $_GET['slow']);
-$after = ask($revision);
+$after = $before = ask($revision);
+if (isset($_GET['slow'])) {
+    usleep(1000 * (int) $_GET['slow']);
+    $after = ask($revision);
+}
 if ($before == $code && $after == $code) {
     ask('select count(' . ($code == 1 ? 'title' : 'headline') . ') from notes');
 }
