@@ -203,11 +203,16 @@ class TestPostgresql:
         assert "report of postgres" in found["message"]
         assert "holds orders RowExclusiveLock" in found["message"]
 
-    def test_who_is_only_connected_stops_nothing(self, host: WebHost, on_postgresql: Database) -> None:
+    def test_who_is_only_connected_stops_nothing_and_is_in_the_log(
+        self, host: WebHost, on_postgresql: Database
+    ) -> None:
         target = sql(host, "alembic", on_postgresql, TOLD)
         with connected(on_postgresql, "idle"):
             assert len(check(host).json["sessions"]) == 1
             assert run(host, target).code == 0
+        log = (host.root / "migrations" / "run1" / "log").read_text()
+        assert "connected, too: idle of app (local, id " in log
+        assert "holds no lock" in log
 
     def test_a_lock_that_comes_in_the_middle_is_waited_for_no_longer_than_lock_timeout(
         self, host: WebHost, on_postgresql: Database

@@ -293,3 +293,25 @@ def test_what_is_labelled_online_safe_is_migrated_and_then_swapped_with_the_site
 
     deployed.on("deploy", "--ref", "forward", "--yes")
     assert migrations(deployed) == before + 1, "with nothing pending no runner is started"
+
+
+def test_what_was_migrated_online_stays_where_the_release_after_it_does_not_get_well(deployed: Site) -> None:
+    """On the release of the test before, whose schema is 0005."""
+    repository = deployed.directory / ".sandbox" / "guestbook"
+    whole, before = (repository / "guestbook.py").read_text(), deployed.serves
+    broken = whole.replace("\nimport ", "\nraise SystemExit('a bad day')\nimport ", 1)
+    online = ONLINE.replace("0005", "0006").replace("0004", "0005").replace("colour", "shape")
+    committed(deployed, "bad", {"migrations/versions/0006_shape.py": online, "guestbook.py": broken})
+
+    failed = deployed.on("deploy", "--ref", "forward", "--yes", code=3)
+
+    assert "on a schema with 0006, which is labelled online-safe and stays" in failed.stderr
+    assert deployed.serves == before
+    assert deployed.get()[1]["x-schema"] == "0006"
+    started = migrations(deployed)
+    refused = deployed.on("rollback", "--yes", code=3)
+    assert "0006" in refused.stderr
+    committed(deployed, "good", {"guestbook.py": whole})
+    deployed.on("deploy", "--ref", "forward", "--yes")
+    assert deployed.serves == deployed.commit("forward")
+    assert migrations(deployed) == started

@@ -86,8 +86,11 @@ def wait_until_quiet(engine: str, ask: Ask, settings: dict[str, Any]) -> None:
         return
     deadline = time.monotonic() + milliseconds(settings.get("lock_timeout") or "0") / 1000
     while True:
-        blockers = [session for session in sessions(engine, ask, settings) or () if session["locks"]]
+        others = sessions(engine, ask, settings) or []
+        blockers = [session for session in others if session["locks"]]
         if not blockers:
+            for session in others:
+                print("connected, too:", describe(session), flush=True)
             return
         if time.monotonic() >= deadline:
             who = "; ".join(map(describe, blockers))
