@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def soak(trials: list[Trial], first: int = 1) -> int:
-    """Run the trials one after the other, which are numbered from `first` on; 1 if any failed, otherwise 0."""
+    """Run the trials one after the other, numbered from `first` on; 1 if any failed, otherwise 0."""
     ends: dict[str, Counter[str]] = {name: Counter() for name in FAULTS}
     failed = False
     with Fleet(2, packages=PACKAGES) as fleet, Site(fleet) as site:
