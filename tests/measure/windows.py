@@ -183,7 +183,7 @@ class Measurement:
         assert not lost, f"lost: {lost[:5]}"
         whole = downtime(every)
         assert whole is not None, "visitors saw no window at all"
-        _assert_that_nobody_went_back(every)
+        assert_that_nobody_went_back(every)
         migration = run["migration_seconds"]
         hosts = tuple(_downtime(records) - migration for records in seen.values())
         return Round(
@@ -191,7 +191,7 @@ class Measurement:
         )
 
 
-def _assert_that_nobody_went_back(records: Sequence[Record]) -> None:
+def assert_that_nobody_went_back(records: Sequence[Record]) -> None:
     met = sorted((record.start, record.start + record.seconds, record.release) for record in records)
     old, new = dict.fromkeys(release for _, _, release in met if release)
     last_of_old = max(began for began, _, release in met if release == old)

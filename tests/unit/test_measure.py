@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from deploytools.sandbox.traffic import APP, Record
 from tests.measure.swaps import finished, overlapping, percentiles
+from tests.measure.windows import assert_that_nobody_went_back
 
 
 def test_requests_that_were_under_way_while_a_swap_was_at_work_are_told_from_the_others() -> None:
@@ -28,3 +32,13 @@ def test_what_was_finished_is_read_back_and_a_line_that_was_cut_off_is_not(tmp_p
     assert finished(file) == {}
     file.write_text('{"key": "a", "result": {"swaps": 3}}\n{"key": "b", "resu')
     assert finished(file) == {"a": {"swaps": 3}}
+
+
+def answers(*releases: str) -> list[Record]:
+    return [Record(float(number), 0.1, APP, 200, release) for number, release in enumerate(releases)]
+
+
+def test_in_a_window_nobody_meets_the_old_release_after_the_new_one() -> None:
+    assert_that_nobody_went_back(answers("r1", "r1", "", "r2", "r2"))
+    with pytest.raises(AssertionError, match="after the new one"):
+        assert_that_nobody_went_back(answers("r1", "", "r2", "r1"))
