@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import pwd
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -212,6 +213,8 @@ def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], R
     """
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
     arguments = parser.parse_args()
+    # Where our parent ignored it, nobody could tell us how the programs ended that we run.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = DONE
     try:
         result = {"ok": True, **body(arguments)}

@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -555,6 +556,21 @@ def test_a_swap_killed_while_it_drains_is_finished_under_the_same_run_id(
     site.assert_only(site.serving())
 
 
+def test_a_way_back_that_was_cut_off_before_its_barrier_keeps_what_it_leads_away_from(site: Site) -> None:
+    site.first(soak_time=600)
+    site.swap("--run-id", "run-1")
+    steps = calls_of(lambda under: site.swap("--back", "--run-id", "run-2", under=under), "rename")
+    flip = next(number for number, step in enumerate(steps) if step.line.endswith('/app.sock") = 0'))
+    site.swap("--run-id", "run-3")
+    cut = site.swap("--back", "--run-id", "run-4", under=killed_at(steps[flip + 1]))
+    assert (cut.code, site.serving().generation) == (-signal.SIGKILL, 1)
+
+    assert site.swap("--reap").code == 7
+    assert [record.generation for record in site.records()] == [1, 3]
+    assert site.swap("--back", "--run-id", "run-4").json["stopped"] == [3]
+    site.assert_only(site.serving())
+
+
 @pytest.mark.parametrize("then", [("--release", "bad"), ("--reap",)])
 def test_half_a_flip_of_a_killed_swap_is_taken_back_whatever_comes_next(
     site: Site, then: tuple[str, ...]
@@ -569,10 +585,11 @@ def test_half_a_flip_of_a_killed_swap_is_taken_back_whatever_comes_next(
     assert site.swap("--release", "r2", under=killed_at(flip)).code == -signal.SIGKILL
     assert os.readlink(site.root / "current") == "releases/r2"
 
-    assert site.swap(*then).code == (3 if "bad" in then else 7)
+    assert site.swap(*then).code == (3 if "bad" in then else 0)
 
     assert os.readlink(site.root / "current") == "releases/r1"
     assert site.serving().generation == old.generation + 2
+    site.assert_only(site.serving())
     assert site.swap().json["release"] == "r1"
     site.assert_only(site.serving())
 
@@ -581,12 +598,15 @@ def test_files_of_a_generation_without_a_record_are_removed_unless_somebody_list
     site.first()
     for name in ("app.7.env", "app.7.life", "app.7.sock", "app.8.env"):
         (site.host.run_dir / name).touch()
-    with socket.socket(socket.AF_UNIX) as listener:
+    (site.host.run_dir / "app.9.d").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as bound_itself:
         listener.bind(str(site.host.run_dir / "app.8.sock"))
+        bound_itself.bind(str(site.host.run_dir / "app.9.d" / "app.sock"))
         listener.listen()
-        assert site.swap().json["generation"] == 9
-        assert {name for name in site.files() if name.startswith(("app.7", "app.8"))} == {
-            "app.8.env", "app.8.sock",
+        bound_itself.listen()
+        assert site.swap().json["generation"] == 10
+        assert {name for name in site.files() if name.startswith(("app.7", "app.8", "app.9"))} == {
+            "app.8.env", "app.8.sock", "app.9.d",
         }  # fmt: skip
     site.swap()
     site.assert_only(site.serving())
@@ -786,6 +806,27 @@ def ids_of(pid: int | None) -> set[int]:
         if row.startswith(("Uid:", "Gid:", "Groups:"))
         for number in row.split()[1:]
     }
+
+
+def test_what_the_operators_shell_ignores_or_forbids_reaches_neither_the_application_nor_status(
+    site: Site,
+) -> None:
+    site.release("r1")
+    code = (
+        "import os, signal, sys; os.umask(0o077);"
+        " [signal.signal(number, signal.SIG_IGN) for number in (1, 2, 3, 15, 17)];"
+        " os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    assert site.swap("--release", "r1", under=[sys.executable, "-c", code]).code == 0
+
+    rows = dict(row.split(":\t", 1) for row in Path(f"/proc/{site.pid()}/status").read_text().splitlines())
+    assert int(rows["SigIgn"], 16) & 1 << (signal.SIGCHLD - 1) == 0
+    assert int(rows["SigIgn"], 16) & 1 << (signal.SIGHUP - 1) == 0
+    assert (site.host.run_dir / "app.1.life").stat().st_mode & 0o777 == 0o644
+    assert (site.root / "log" / "app.log").stat().st_mode & 0o777 == 0o640
+    kill(site.pid())
+    wait_until(lambda: site.host.get("/").status == 200, what="it is started again")
+    assert site.swap().json["stopped"] == [1]
 
 
 def test_the_application_gets_a_clean_environment_and_only_its_listener(site: Site) -> None:

@@ -22,7 +22,8 @@ import time
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before the application is started again; it doubles
 LONG_ENOUGH = 10.0  # seconds after which an end counts as the first one again
-IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+ALL_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+WHEN_WRITING = (signal.SIGPIPE, signal.SIGXFSZ)  # a log that can't be written must not end the supervisor
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 NOT_STARTED = 127  # as a shell has it
 HINTS = {0: " (it must stay in the foreground)", NOT_STARTED: " (is there such a program?)"}
@@ -30,6 +31,9 @@ LIFE_SIZE = 512  # bytes
 
 
 def main() -> None:
+    # What our parents ignored, such as SIGCHLD or SIGHUP, would be ignored by the application, too.
+    for number in ALL_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     start = json.loads(os.environ["DEPLOYTOOLS_START"])
     if os.environ.get("LISTEN_FDS"):  # systemd passes a socket as descriptor 3
         os.dup2(3, 0)
@@ -48,8 +52,6 @@ def main() -> None:
         return Supervisor(start["argv"], int(sys.argv[2]), own_socket).run()
     if own_socket:
         remove_stale(own_socket)
-    for number in IGNORED_BY_PYTHON:
-        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(start["argv"][0], start["argv"])
     except OSError as error:
@@ -96,6 +98,8 @@ class Supervisor:
         import ctypes  # which swap, importing `how_it_ended`, does without
 
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in WHEN_WRITING:
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self.end)
 
     def run(self) -> None:
@@ -127,7 +131,7 @@ class Supervisor:
                 os.environ,
                 setsid=True,
                 setsigmask=(),
-                setsigdef=IGNORED_BY_PYTHON,
+                setsigdef=WHEN_WRITING,
             )
         except OSError as error:
             self.ended = f"it can't be started: {error.strerror}: {self.argv[0]}"

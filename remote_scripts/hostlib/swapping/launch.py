@@ -99,9 +99,10 @@ def forget(config: Config, generation: int) -> None:
 def remove_strays(config: Config) -> None:
     """Remove files of generations that have no record, unless somebody listens there."""
     known = {record.generation for record in generations.records(config)}
-    used = set(unixsockets.listeners().values())
+    used = unixsockets.listeners().values()
     for number in generations.numbers(config) - known - {generations.serving_number(config)}:
-        if str(config.run / generations.socket_name(number)) not in used:
+        its_own = str(config.run / f"app.{number}.")  # .sock, or a socket in .d
+        if not any(path.startswith(its_own) for path in used):
             forget(config, number)
 
 

@@ -34,19 +34,29 @@ class Retiring:
 
     def reap(self) -> None:
         """Stop what earlier swaps left behind, if no request is in it."""
-        serving = generations.serving_number(self.config)
+        number, serving = generations.serving_number(self.config), generations.serving(self.config)
         for record in generations.records(self.config):
-            if record.generation == serving:
+            if record.generation == number:
                 continue
             if record.state == WARM and self.managers.alive(record) and time.time() < (record.until or 0):
                 continue
+            cut_short = record.state == SERVING and not self._never_came(record, serving)
             connections = unixsockets.wait_idle(record.socket, 0).total
-            if record.state == SERVING:
+            if cut_short:
                 self.account.keep(record, connections, "the swap away from it was cut short: run swap again")
             elif connections and record.state != STARTING:
                 self.account.keep(record, connections, "not done yet")
             else:
                 self.stop(record)
+
+    def _never_came(self, record: Record, serving: Record | None) -> bool:
+        """True where the swap to `record` was cut short, and what served before it serves."""
+        return (
+            serving is not None
+            and record.previous == serving.generation
+            and serving.previous != record.generation  # else that is it, after a `--back` without its barrier
+            and self._nobody_is_led_elsewhere()
+        )
 
     def drain_and_stop_all_but(self, new: Record, app: App) -> None:
         """After the barrier. The one before `new` stays warm for app.soak_time."""
@@ -87,19 +97,25 @@ class Retiring:
 
     def take_back(self, new: Record, way_back: Links, app: App) -> str:
         """Lead the web server back, and stop `new` once no request is in it; return what became of it."""
-        from hostlib.webserver import web
-
         way_back.set(self.config)
         if new.back:
             return f"{new.noted(self.config, state=WARM)} stays warm"
-        try:
-            web.prove(self.config, lambda _: True, timeout=TAKE_BACK_TIMEOUT)
-        except Failure:
+        if not self._nobody_is_led_elsewhere():
             return f"{new} was kept, as not every worker answers; the next swap stops it"
         new = new.noted(self.config, state=DRAINING)
         if left := unixsockets.wait_idle(new.socket, app.drain_timeout).total:
             return f"{new} was kept, as it has {count(left)}; the next swap stops it"
         return self.stop(new)
+
+    def _nobody_is_led_elsewhere(self) -> bool:
+        """True where each of the web server's workers has answered since the links lead where they do now."""
+        from hostlib.webserver import web
+
+        try:
+            web.prove(self.config, lambda _: True, timeout=TAKE_BACK_TIMEOUT)
+        except Failure:
+            return False
+        return True
 
     @contextlib.contextmanager
     def on_failure(self, new: Record) -> Iterator[None]:
