@@ -20,10 +20,35 @@ from hostlib.swapping.generations import Life, Record
 from hostlib.swapping.managers import Managers
 
 from tests.support.swapsite import Site
-from tests.support.webhost import REMOTE_SCRIPTS, end, wait_until
+from tests.support.webhost import end, wait_until
 
 PRINT_ENVIRONMENT = "import json, os, time; print(json.dumps(dict(os.environ)), flush=True); time.sleep(60)"
-PRINT_BOOT_ID = "from hostlib.swapping import processes; print(processes.boot_id())"
+STARTED_AGAIN = """
+import json, os, sys, time
+from hostlib.program import Config
+from hostlib.swapping import processes
+from hostlib.swapping.direct import Direct
+from hostlib.swapping.generations import Record
+
+leader = os.fork()
+if leader == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(0)
+os.waitpid(leader, 0)
+
+def daemon():
+    return [one for one in processes.every() if one.session == leader and not one.dead]
+
+assert daemon()
+config = Config.of(json.load(open(sys.argv[1])))
+record = Record(
+    1, "r1", "direct", "/nowhere", 0.0, pid=leader, start_time=int(sys.argv[2]), boot_id=processes.boot_id()
+)
+Direct(config, term_grace=1).stop(record)
+print("the daemon lives" if daemon() else "the daemon was ended")
+"""
 SHELL = "trap '' TERM; (trap '' TERM; while :; do sleep 0.1; done) & while :; do sleep 0.1; done"
 
 
@@ -146,20 +171,22 @@ def test_a_process_that_was_given_the_same_pid_later_is_left_alone(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin a container")
-def test_a_container_that_is_started_again_knows_the_pids_of_its_life_before_as_old() -> None:
-    """The kernel goes on meanwhile, and low numbers are soon given to somebody else."""
-    told = [
-        subprocess.run(
-            ["unshare", "--pid", "--fork", "--mount-proc", "--", sys.executable, "-c", PRINT_BOOT_ID],
-            cwd=REMOTE_SCRIPTS,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for _ in range(2)
-    ]
-    assert told[0] != told[1]
-    assert processes.boot_id() == processes.boot_id()
+def test_a_container_that_is_started_again_ends_nobody_who_was_given_the_pid_of_a_life_before(
+    site: Site,
+) -> None:
+    """The kernel goes on meanwhile. The session is a daemon's, whose leader has ended."""
+    (site.host.base / "again.py").write_text(STARTED_AGAIN)
+    began = processes.find(os.getpid())  # like a generation of before the container
+    assert began is not None
+    arguments = [site.host.base / "again.py", site.host.tools / "config.json", str(began.start_time)]
+    ran = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(site.host.tools)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "the daemon lives\n"
 
 
 def test_a_record_from_before_its_process_is_cleaned_up(site: Site) -> None:

@@ -109,7 +109,7 @@ class Direct:
         Where somebody killed the supervisor, those in its session and the application's: the kernel gives
         the pid of a session's leader to nobody else while the session has a member.
         """
-        if record.pid is None or record.boot_id != processes.boot_id():
+        if record.pid is None or not processes.is_of_this_life(record):
             return []
         there = {one.pid: one for one in processes.every()}
         told = self._told(record)

@@ -32,7 +32,7 @@ def first_process(record: Record) -> Process | None:
     process = find(record.pid) if record.pid else None
     if process is None or process.dead or process.start_time != record.start_time:
         return None
-    return process if record.boot_id == boot_id() else None
+    return process if is_of_this_life(record) else None
 
 
 def find(pid: int) -> Process | None:
@@ -51,8 +51,16 @@ def every() -> Iterator[Process]:
             yield process
 
 
-def boot_id() -> str:
-    """Of this life of the host. A container's pids begin anew, too, while the kernel goes on."""
+def is_of_this_life(record: Record) -> bool:
+    """Whether its pid still means anything.
+
+    Not after a reboot; and in a container that is started again pids begin anew, while the kernel goes on.
+    """
+    if record.start_time is None or record.boot_id != boot_id():
+        return False
     first = find(1)
-    kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{kernel}.{first.start_time}" if first else kernel
+    return first is None or record.start_time >= first.start_time
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
