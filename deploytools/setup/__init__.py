@@ -102,9 +102,11 @@ def _directories(settings: Settings, user: str) -> list[Entry]:
     configuration = Path(settings.webserver.config).parent
     directories = [
         *(directory(path, owner) for path in (tools, f"{tools}/versions", root, *_own_switch(settings))),
-        *(directory(f"{root}/{name}", owner) for name in ("run", "migrations")),
+        directory(f"{root}/run", owner),
         directory(f"{root}/log", owner, group_of=user),  # whose group may read the app's log
-        *(directory(f"{root}/{name}", user) for name in ("releases", "state")),
+        # Whoever can read a directory can hold its flock, for which deploys wait: no other account can.
+        directory(f"{root}/migrations", owner, 0o751, group_of=user),
+        *(directory(f"{root}/{name}", user, 0o711) for name in ("releases", "state")),
         # Its group passes to what `release stage` makes in it later, for the app to write to.
         directory(f"{root}/shared", user, 0o2775, group_of=settings.app.user),
         *(

@@ -107,6 +107,18 @@ def allowed() -> list[str]:
     return [f"{ROOT}/{name}" for name in ("releases", "state", "shared")]
 
 
+@pytest.mark.parametrize("account", ["nobody", "www-data"])
+def test_no_other_account_can_hold_a_lock_that_deploys_wait_for(prepared: Fleet, account: str) -> None:
+    for host in prepared:
+        for name in ("state", "releases", "migrations"):
+            held = host.run(["flock", "-n", f"{ROOT}/{name}", "true"], user=account, check=False)
+            assert "Permission denied" in held.stderr, (name, held)
+            assert host.run(["flock", "-n", f"{ROOT}/{name}", "true"], user="deploy").returncode == 0
+        told = json.loads(host.run([f"{TOOLS}/status", "--json"], user=account).stdout)
+        assert "whether a migration runs can't be seen" in " ".join(told["problems"])
+        assert json.loads(host.run([f"{TOOLS}/status", "--json"], user="deploy").stdout)["problems"] == []
+
+
 def test_the_application_starts_in_no_directory_that_its_account_can_not_get_to(prepared: Fleet) -> None:
     """Root would get there, and an open directory behind a closed one would be open to the application."""
     app = {"command": f"/bin/sh -c 'cat plan > {LEAKED}; sleep 60'", "start_timeout": 3}
