@@ -76,7 +76,7 @@ def violations(
     """Given when a trial began, how it ended and what was typed, return what doesn't hold, in lines."""
     return [
         *_starts(site),
-        *_public(site.observer.since(began), allowed),
+        *public(site.observer.since(began), allowed),
         *_journals(site),
         *_end(site, end, commands),
     ]
@@ -93,7 +93,8 @@ def _starts(site: Site) -> list[str]:
     return [f"begun {count} times: {what}" for what, count in counted.items() if count > 1]
 
 
-def _public(answers: Sequence[Seen], allowed: Sequence[Allowance]) -> list[str]:
+def public(answers: Sequence[Seen], allowed: Sequence[Allowance]) -> list[str]:
+    """Given what the public got, return what it must not get."""
     mixed = [f"code met another schema: {seen}" for seen in answers if seen.mixed]
     bad = [seen for seen in answers if seen.kind not in ("app", "maintenance")]
     bad = [seen for seen in bad if not any(allowance.forgives(seen) for allowance in allowed)]
