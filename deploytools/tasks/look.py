@@ -162,9 +162,10 @@ def migrations(c: Any, status: bool = True, json: bool = False) -> None:
     help={
         "as": "applied or not-applied: what you found the schema to be",
         "reason": "how you know; kept with the migration's outcome",
+        "run-id": "whose migration, where that run holds the lock no more (default: the run that does)",
     },
 )
-def resolve(c: Any, as_: str, reason: str) -> None:
+def resolve(c: Any, as_: str, reason: str, run_id: str | None = None) -> None:
     """Say how a migration ended of which nobody else knows; then fab deploy --resume goes on by that."""
     from deploytools import operation as op
     from deploytools import survey
@@ -175,7 +176,7 @@ def resolve(c: Any, as_: str, reason: str) -> None:
         raise UsageError(f"{as_!r} is neither applied nor not-applied", where="--as")
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        run_id = survey.open_lock(fleet, settings)["run_id"]
+        run_id = run_id or survey.open_lock(fleet, settings)["run_id"]
         word = [f"--as={as_}", f"--by={op.operator()[0]}", f"--reason={reason}"]
         told = survey.ask_one(fleet, settings, "migrate", "resolve", run_id, *word)
     print(told["message"])

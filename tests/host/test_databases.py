@@ -280,10 +280,19 @@ def still_at_work(host: WebHost) -> None:
     assert "wait until that session has ended" in ran.error["next"]
     word = ("--as", "applied", "--by", "ann", "--reason", "it looks so")
     assert host.run("migrate", "resolve", "run1", *word).code == 2
-    options = ("--run-id=run1", "--by=ann", "--laptop=tp", "--operation=deploy")
-    assert host.run("lock", "acquire", *options).code == 0
+    acquire(host, "run1")
     broken = host.run("lock", "break", "--run-id=run1")
     assert (broken.code, "in the database, by its session" in broken.error["what"]) == (5, True)
+
+
+def acquire(host: WebHost, run_id: str) -> None:
+    options = (f"--run-id={run_id}", "--by=ann", "--laptop=tp", "--operation=deploy")
+    assert host.run("lock", "acquire", *options).code == 0
+
+
+def resolve(host: WebHost, verdict: str) -> Ran:
+    """The operator's word on the migration of run1."""
+    return host.run("migrate", "resolve", "run1", "--as", verdict, "--by=ann", "--reason=looked at it")
 
 
 class TestMariadb:
@@ -373,6 +382,48 @@ class TestMariadb:
         assert "migrate.resolve" in ran.error["next"]
         assert run(host, "a").json == ran.json
         assert on_mariadb.query("select count(*) from half") == [(0,)]
+
+    def test_half_applied_ddl_is_not_tried_again_by_another_run_either_until_the_operator_has_said_how_it_is(
+        self, host: WebHost, on_mariadb: Database
+    ) -> None:
+        project = alembic(host, on_mariadb)
+        project.add("a", body='op.execute("create table half (id int)"); raise RuntimeError("no such luck")')
+        acquire(host, "run1")
+        assert run(host, "a").code == 3
+        freed = host.run("lock", "break", "--run-id=run1")
+        assert (freed.code, "fab migrate.resolve --run-id run1" in freed.json["message"]) == (0, True)
+
+        project.add("a", body='op.execute("create table half (id int)")')
+        for expect in ("known", "online"):
+            stopped = host.run("migrate", "check", "--release", "r1", "--expect", expect)
+            assert (stopped.code, stopped.json["state"]) == (3, "unsettled")
+            assert "the migration of run run1 (a, release r1), begun 2" in stopped.error["what"]
+            assert "failed half-way (RuntimeError: no such luck)" in stopped.error["what"]
+            assert stopped.error["what"].endswith("at no revision before, and is at no revision now")
+            assert "fab migrate.resolve --run-id run1 --as" in stopped.error["next"]
+        assert check(host).json["unsettled"]["run_id"] == "run1"
+
+        on_mariadb.query("drop table half")
+        said = resolve(host, "not-applied")
+        assert (said.code, "next: fab deploy, with" in said.json["message"]) == (0, True)
+        assert host.run("migrate", "check", "--release", "r1", "--expect", "known").json["state"] == "pending"
+        assert host.run("migrate", "run", "run2", "--release", "r1", "--target=a").code == 0
+
+    def test_what_the_operator_calls_applied_is_not_run_again_while_the_tool_takes_it_for_pending(
+        self, host: WebHost, on_mariadb: Database
+    ) -> None:
+        project = alembic(host, on_mariadb)
+        project.add("a", body='op.execute("create table half (id int)"); raise RuntimeError("no such luck")')
+        assert run(host, "a").code == 3
+        assert resolve(host, "applied").code == 0
+        stopped = host.run("migrate", "check", "--release", "r1", "--expect", "known")
+        assert (stopped.code, stopped.json["state"]) == (3, "unsettled")
+        assert "was applied, as ann says, but the database doesn't say so" in stopped.error["what"]
+        assert resolve(host, "not-applied").code == 0, "one may have been wrong"
+
+        on_mariadb.query("insert into alembic_version values ('a')")
+        assert resolve(host, "applied").code == 0
+        assert host.run("migrate", "check", "--release", "r1", "--expect", "known").json["state"] == "current"
 
 
 @pytest.mark.parametrize(

@@ -548,6 +548,41 @@ class TestResolve:
         assert unknown.run("migrate", "resolve", "run1", "--as", "not-applied", *word).code == 0
         assert "ann [31m says it was not-applied: looked at the tables" in outcome(unknown).error["what"]
 
+    def test_until_then_no_other_run_may_migrate_what_is_pending(
+        self, unknown: WebHost, project: AlembicProject
+    ) -> None:
+        stopped = check(project, "--expect", "known")
+        assert (stopped.code, stopped.json["state"]) == (3, "unsettled")
+        assert "ended nobody knows how (the runner died before it could tell)" in stopped.error["what"]
+        assert "the database was at a before, and is at a now" in stopped.error["what"]
+        assert unknown.run("migrate", "resolve", "run1", "--as", "not-applied", *self.WORD).code == 0
+        assert check(project, "--expect", "known").json["state"] == "pending"
+
+    def test_a_run_that_found_nothing_to_do_does_not_hide_it(
+        self, unknown: WebHost, project: AlembicProject
+    ) -> None:
+        before = AlembicProject(unknown, "r0")
+        before.add("a")
+        assert run(before, "a", run_id="run2").json["applied"] == []
+        found = check(before, "--expect", "known").json
+        assert (found["state"], found["unsettled"]["run_id"]) == ("current", "run1")
+        assert check(project, "--expect", "known").json["state"] == "unsettled"
+
+    def test_what_was_proved_to_be_rolled_back_needs_nobodys_word(self, project: AlembicProject) -> None:
+        project.add("b", "a", 'op.execute("create table t_b (id)"); raise RuntimeError("no such luck")')
+        assert run(project, "b").json["unchanged"] is True
+        found = check(project, "--expect", "known").json
+        assert (found["state"], found["unsettled"]) == ("pending", None)
+
+    def test_while_it_runs_the_next_one_is_told_to_wait(self, waiting: Callable[..., Waiting]) -> None:
+        begun = waiting()
+        stopped = check(begun.project, "--expect", "known")
+        assert (stopped.json["state"], "run run1 (b, release r1)" in stopped.error["what"]) == (
+            "unsettled",
+            True,
+        )
+        assert "migrate outcome run1" in stopped.error["next"]
+
     def test_a_known_outcome_is_not_argued_with(self, project: AlembicProject) -> None:
         project.add("b", "a")
         assert run(project, "b").code == 0

@@ -1,24 +1,26 @@
-"""Following a migration to its end, and telling how it ended."""
+"""Following a migration to its end, telling how it ended, and whether the next one may begin."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hostlib.files import read_json, write_json
 from hostlib.migrating import adapters, migration_runs, migrations
 from hostlib.migrating.migration_runner import Order, judge, until_its_session_ends
-from hostlib.migrating.migration_runs import back_id, is_running
+from hostlib.migrating.migration_runs import back_id, is_running, is_settled
 from hostlib.migrating.migrations import Check
 from hostlib.names import timestamp
 from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, USAGE, Config, Failure, Result
+from hostlib.runs import deploylock
 
 POLL = 0.02  # seconds between two looks at a running migration
 LOG_LINES = 20  # of a failed migration's log, in its result
-RESOLVE = "look at the schema, then: fab migrate.resolve --as applied|not-applied --reason TEXT"
+WORD = "--as applied|not-applied --reason TEXT"
+RESOLVE = f"look at the schema, then: fab migrate.resolve {WORD}"
 
 
 def run(config: Config, order: Order, timeout: float | None) -> Result:
@@ -87,8 +89,10 @@ class Word:
 def resolve(config: Config, run_id: str, word: Word) -> Result:
     """Take the operator's word for the outcome of `run_id`, where nobody else knows it.
 
-    Raises Failure with exit code 2 where the outcome is known, or the migration still runs.
+    A word can be taken back by another. Raises Failure with exit code 2 where the outcome is known, or the
+    migration still runs.
     """
+    is_open = (deploylock.holder(config) or {}).get("run_id") == run_id
     backwards = (config.migrations / back_id(run_id)).exists()
     if backwards:  # then it is that of which nobody knows how it ended
         run_id = back_id(run_id)
@@ -102,13 +106,13 @@ def resolve(config: Config, run_id: str, word: Word) -> Result:
         known = "it still runs"
     else:
         ended = _ended(config, run_id, started)
-        if ended["outcome"] == "applied" or ended.get("unchanged") is True:
+        if is_settled(ended) and "by" not in ended:
             known = ended["outcome"]
     if started is None or known is not None:
         raise Failure(
             f"the migration of run {run_id} needs nobody's word: {known}",
             state="nothing was changed",
-            next="fab deploy --resume",
+            next="fab deploy --resume" if is_open else "fab migrate --status",
             exit_code=USAGE,
         )
     applied = (word.verdict == "applied") is not backwards
@@ -120,12 +124,67 @@ def resolve(config: Config, run_id: str, word: Word) -> Result:
             "unchanged": not applied,
             "before": started["before"],
             "after": started["target"] if applied else started["before"],
+            "by": word.by,
             "reason": f"{word.by} says it was {word.verdict}: {word.reason}",
             "seconds": ended.get("seconds", 0.0),
             "ended_at": timestamp(),
         },
     )
-    return {"message": f"the migration of {run_id} counts as {word.verdict} now; next: fab deploy --resume"}
+    next = "fab deploy --resume" if is_open else "fab deploy, with --with-downtime where that needs a window"
+    return {"message": f"the migration of {run_id} counts as {word.verdict} now; next: {next}"}
+
+
+def with_unsettled(config: Config, found: Check) -> Check:
+    """`found`, and the run of which the operator has to say first how its migration ended, if there is one.
+
+    Where anything is pending the state is "unsettled" then: what failed half-way may be in the schema, so
+    that to run it again isn't ours to decide. Its lock may long be freed; that it is not known stays.
+    """
+    told = _unsettled(config, found) if found.known else None
+    if told is None:
+        return found
+    state = "unsettled" if found.pending else found.state
+    return replace(found, state=state, message=f"{found.message}; {told['what']}", unsettled=told)
+
+
+def _unsettled(config: Config, found: Check) -> dict[str, Any] | None:
+    """The latest run that may have changed something, if what it has changed is not settled."""
+    for started in migration_runs.newest_first(config):
+        run_id = started["run_id"]
+        if is_running(config, run_id):
+            wait = f"{TOOLS}/migrate outcome {run_id} --timeout 600"
+            return _told_of(started, found, "still runs", wait)
+        ended = _ended(config, run_id, started)
+        resolve = f"fab migrate.resolve --run-id {started.get('back') or run_id}"
+        if not is_settled(ended):
+            how = "failed half-way" if ended["outcome"] == "failed" else "ended nobody knows how"
+            next = f"look at the schema, then: {resolve} {WORD}"
+            return _told_of(started, found, f"{how} ({ended['reason']})", next)
+        again = {step["revision"] for step in found.pending} & set(started["pending"])
+        if "by" in ended and ended.get("applied") and again:
+            next = "have the tool itself note them as applied (alembic stamp, migrate --fake)"
+            how = f"was applied, as {ended['by']} says, but the database doesn't say so"
+            return _told_of(started, found, how, f"{next}; or {resolve} --as not-applied --reason TEXT")
+        if ended.get("applied") or "by" in ended or started.get("back"):
+            return None
+    return None
+
+
+def _told_of(started: dict[str, Any], now: Check, how: str, next: str) -> dict[str, Any]:
+    what = ", ".join(started["pending"]) or f"to {migrations.revisions(started['target'])}"
+    if started.get("back"):
+        what = f"back to {migrations.revisions(started['target'])}"
+    return {
+        "run_id": started["run_id"],
+        "release": started["release"],
+        "since": started["started_at"],
+        "before": started["before"],
+        "now": list(now.current),
+        "what": f"the migration of run {started['run_id']} ({what}, release {started['release']}), begun"
+        f" {started['started_at']}, {how}; the database was at {migrations.revisions(started['before'])}"
+        f" before, and is at {migrations.revisions(now.current)} now",
+        "next": next,
+    }
 
 
 def _follow(config: Config, run_id: str, timeout: float | None, echo: BinaryIO | None) -> Result:

@@ -61,6 +61,17 @@ def running(config: Config) -> list[dict[str, Any]]:
     return [read_json(path) or {} for path in paths if is_running(config, path.parent.name)]
 
 
+def newest_first(config: Config) -> list[dict[str, Any]]:
+    """What started.json says of every migration that was ever begun here."""
+    found = [read_json(path) or {} for path in config.migrations.glob("[!.]*/started.json")]
+    return sorted(found, key=lambda started: (started["started_at"], started["run_id"]), reverse=True)
+
+
+def is_settled(ended: dict[str, Any] | None) -> bool:
+    """Whether it is known, or was said, what a migration that is over has left: all of it or nothing."""
+    return ended is not None and (ended["outcome"] == "applied" or ended.get("unchanged") is True)
+
+
 def start(config: Config, order: Order) -> None:
     """Start the migration, unless it has none, or that run was started before.
 

@@ -20,8 +20,8 @@ class Check:
     """Where a database stands, seen from a release.
 
     Args:
-        state: current, pending, ahead (a later release's migration was applied by a run of ours)
-            or unknown.
+        state: current, pending, ahead (a later release's migration was applied by a run of ours),
+            unsettled (pending, and may be half applied: see `unsettled`) or unknown.
         current, target: the database's revisions, and those the release needs.
         pending: what is to be applied, in order; each is told with "online", true where its author has
             labelled it safe to run while the release before serves, otherwise with the reason, "why".
@@ -29,6 +29,8 @@ class Check:
         atomic: so is one that was killed, once its session in the database has ended.
         message: a sentence; with state unknown, the reason.
         sessions: who else is connected to the database, see adapter_engines; None if that can't be told.
+        unsettled: the run whose migration has left nobody knows what, see migration_following; None
+            where there is none, or nobody has looked.
     """
 
     state: str
@@ -39,6 +41,7 @@ class Check:
     atomic: bool = False
     message: str = ""
     sessions: tuple[dict[str, Any], ...] | None = None
+    unsettled: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

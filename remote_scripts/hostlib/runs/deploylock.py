@@ -112,7 +112,10 @@ def release(config: Config, run_id: str) -> Result:
 
 
 def break_(config: Config, run_id: str) -> Result:
-    """What `fab unlock --force` does: like `release`, but never while the run's migration is at work."""
+    """What `fab unlock --force` does: like `release`, but never while the run's migration is at work.
+
+    The message says so where that leaves a migration of which nobody knows what it has left.
+    """
     from hostlib.migrating.migration_runs import back_id
 
     at_work = _migration_at_work(config, run_id) or _migration_at_work(config, back_id(run_id))
@@ -124,7 +127,21 @@ def break_(config: Config, run_id: str) -> Result:
             exit_code=BUSY,
             lock=holder(config),
         )
-    return release(config, run_id)
+    freed = release(config, run_id)
+    if freed["changed"] and (_is_unsettled(config, run_id) or _is_unsettled(config, back_id(run_id))):
+        freed["message"] += (
+            "; its migration failed half-way, or ended nobody knows how, so no deploy migrates until you have"
+            f" looked at the schema and said: fab migrate.resolve --run-id {run_id} --as applied|not-applied"
+            " --reason TEXT"
+        )
+    return freed
+
+
+def _is_unsettled(config: Config, run_id: str) -> bool:
+    from hostlib.migrating.migration_runs import is_settled
+
+    place = config.migrations / run_id
+    return (place / "started.json").exists() and not is_settled(read_json(place / "outcome.json"))
 
 
 def _migration_at_work(config: Config, run_id: str) -> str:
