@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,17 @@ def test_downtime_counts_beyond_the_migration() -> None:
 
 def test_a_site_that_did_not_come_back_broke_the_promise() -> None:
     assert broken(window(until=3.0, last=MAINTENANCE), 100.0, load()) == ["downtime beyond the migration"]
+
+
+def test_only_time_is_laid_to_a_busy_machine() -> None:
+    found = demo.verdicts(window(), 1.0, load())
+    slow, gone = replace(found[0], kept=False), replace(found[0], kept=False, measured=demo.NOT_BACK)
+    lost = replace(found[1], kept=False)
+
+    assert demo.late([slow, *found[1:]])
+    assert not demo.late(found)
+    assert not demo.late([gone, *found[1:]])
+    assert not demo.late([slow, lost, *found[2:]])
 
 
 def test_a_window_that_nobody_saw_proves_nothing() -> None:
