@@ -5,6 +5,7 @@ Fabric parses the tasks right after it has imported the fabfile, and the fabfile
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ def refusing(parse: Callable[[], None]) -> Callable[[], None]:
         except ParseError as error:
             task = error.context.name if error.context is not None else None
             refused = UsageError(
-                str(error).rstrip("!"),
+                _MISSING.sub(_needs, str(error)).rstrip("!"),
                 where="the command line",
                 state="nothing was changed",
                 next=f"fab --help {task}" if task else "fab --list",
@@ -37,6 +38,15 @@ def refusing(parse: Callable[[], None]) -> Callable[[], None]:
             raise ended(refused) from error
 
     return parsed
+
+
+_MISSING = re.compile(r"'(\S+)' did not receive required positional arguments: (.+)")
+
+
+def _needs(found: re.Match[str]) -> str:
+    """Invoke's arguments that are missing, as the options that our documents have for them."""
+    options = [f"--{name.rstrip('_')}" for name in re.findall("'([^']+)'", found[2])]
+    return f"{found[1]} needs {', '.join(options)}"
 
 
 def ended(error: DeployError) -> Exit:

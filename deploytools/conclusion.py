@@ -60,7 +60,7 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
             raise InMaintenance(
                 f"{plan.operation} can't go on by itself, and holds",
                 state=standing(plan, progress),
-                next=_next(bad, "fab deploy --resume" if plan.operation == "deploy" else "fab status"),
+                next=_out_of_hold(plan, bad),
                 details=details,
             )
         case None:
@@ -211,6 +211,14 @@ def _way_on(plan: Plan, progress: Progress) -> str:
         return f"fab {plan.operation}{force}, the same command again"
     back = ", or fab deploy --abort" if saga.may_abort(plan, progress) else ""
     return f"fab deploy --resume{back}"
+
+
+def _out_of_hold(plan: Plan, bad: Mapping[Any, Record]) -> str:
+    """What a host says to mend, and what goes on with the run afterwards: the host doesn't know of that."""
+    if plan.operation != "deploy":
+        return _next(bad, "fab status")
+    told = _next(bad, "")
+    return told if "--resume" in told else f"{told}; then fab deploy --resume".removeprefix("; then ")
 
 
 def _next(bad: Mapping[Any, Record], default: str) -> str:

@@ -277,7 +277,13 @@ def hotswap_plan(base: Plan, settings: Settings, *, batch: int = 1, back: bool =
     """Given who, return a swap on the release that each host has, or back to the warm generation.
 
     The way back leads to `base.release`, which may be older than the schema: then that is looked at before.
+    Raises UsageError where a host has no release yet.
     """
+    new = [target.host for target in base.targets if target.release is None]
+    if new:
+        raise UsageError(
+            f"nothing is deployed yet on {', '.join(new)}", state="nothing was changed", next="fab deploy"
+        )
     title = "hot-swap the application"
     swap = replace(SWAP, scope=Scope.ROLLING, batch=batch, title=title, undo=None, kind=Kind.RETRIABLE)
     check = back and base.release is not None and settings.migrate is not None and CHECK_MIGRATIONS
@@ -350,9 +356,15 @@ def rollback_target(on_hosts: Mapping[str, Mapping[str, Any]], wanted: str | Non
     current = {item["id"] for listed in on_hosts.values() for item in listed["releases"] if item["current"]}
     older = [name for name in everywhere if not current or name < min(current)]
     target = wanted or (older[-1] if older else None)
-    if target is None or target not in everywhere:
+    if target is None:
         raise UsageError(
-            f"{wanted or 'an earlier release'} is not on every host",
+            "there is no earlier release that every host has",
+            state="nothing was changed",
+            next=f"on every host: {', '.join(everywhere)}" if everywhere else "fab deploy",
+        )
+    if target not in everywhere:
+        raise UsageError(
+            f"{wanted} is not on every host",
             where="--to",
             state="nothing was changed",
             next=f"on every host: {', '.join(everywhere) or 'none'}",
@@ -382,7 +394,7 @@ def describe(plan: Plan, expected: str | None = None) -> list[str]:
         lines.append(f"  host     {target.host} (serves {target.release or 'nothing yet'})")
     lines.append(f"  lock on  {plan.lock_host}")
     if plan.window:
-        lines.append(f"  expected {expected or 'nobody knows: no window was ever measured here'}")
+        lines.append(f"  expected {expected or 'nobody knows: no window was measured here lately'}")
     lines.append("")
     for number, step in enumerate(plan.steps, 1):
         where = {

@@ -80,7 +80,9 @@ def install_packages(fleet: Fleet, missing: Mapping[str, tuple[str, ...]]) -> No
     outcomes = fleet.map(
         lambda remote: run(remote, packages_command(missing[remote.name])), hosts=list(missing)
     )
-    troubles = {host: found for host, found in _troubles(outcomes, plan_only=False).items() if found}
+    troubles = {
+        host: found for host, found in _troubles(outcomes, "fab setup", plan_only=False).items() if found
+    }
     if troubles:
         raise _failed("apt-get", troubles, [host for host in missing if host not in troubles])
 
@@ -107,7 +109,7 @@ def _each(
         for host, outcome in outcomes.items()
         if isinstance(outcome, Ok) and outcome.value.mark.value.get("missing")
     }
-    troubles = _troubles(outcomes, plan_only=plan_only)
+    troubles = _troubles(outcomes, _again(action), plan_only=plan_only)
     if missing and set(missing) == set(troubles):
         raise PackagesMissing(missing)
     if troubles:
@@ -136,12 +138,12 @@ def _again(action: Action) -> str:
     return "fab setup" if action == "install" else "fab setup --remove"
 
 
-def _troubles(outcomes: Mapping[str, Outcome[Answer]], *, plan_only: bool) -> dict[str, Trouble]:
-    found = {host: _trouble(outcome, plan_only) for host, outcome in outcomes.items()}
+def _troubles(outcomes: Mapping[str, Outcome[Answer]], again: str, *, plan_only: bool) -> dict[str, Trouble]:
+    found = {host: _trouble(outcome, again, plan_only) for host, outcome in outcomes.items()}
     return {host: trouble for host, trouble in found.items() if trouble}
 
 
-def _trouble(outcome: Outcome[Answer], plan_only: bool) -> Trouble | None:
+def _trouble(outcome: Outcome[Answer], again: str, plan_only: bool) -> Trouble | None:
     """Why a host didn't do it; None where it did."""
     if isinstance(outcome, Ok):
         error, code = outcome.value.error, outcome.value.exit_code
@@ -149,11 +151,11 @@ def _trouble(outcome: Outcome[Answer], plan_only: bool) -> Trouble | None:
             return None
         what = error.get("what", "it failed")
         if "sudo:" in what:
-            said = what.partition("sudo:")[2].strip()
+            said = what.rpartition("sudo:")[2].strip()
             return Trouble(
                 f"set-up needs root there, but sudo says: {said}",
                 "nothing was changed",
-                "fab setup --as-user root, or log in as one whom sudo asks for no password",
+                f"{again} --as-user root, or log in as one whom sudo asks for no password",
                 OperationFailed.exit_code,
             )
         return Trouble(what, error.get("state", ""), error.get("next", ""), code)

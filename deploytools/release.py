@@ -69,6 +69,13 @@ def resolve(settings: Settings, ref: str | None, now: datetime) -> Source:
     shown = _git(
         path, "log", "-1", "--format=%H%n%an <%ae>%n%cI", "--end-of-options", f"{wanted}^{{commit}}", "--"
     )
+    if shown is None and wanted == "HEAD":
+        raise UsageError(
+            f"nothing is committed yet in {path}",
+            where="deploy.source.ref: HEAD",
+            state="nothing was changed",
+            next="git add what is to be shipped, then git commit",
+        )
     if shown is None:
         raise UsageError(
             f"there is no commit {wanted} in {path}",

@@ -83,8 +83,7 @@ def ask(
 ) -> dict[str, Any]:
     """Run a host program as `each` does, and return its result by host.
 
-    Raises the error of its exit code (UsageError, LockHeld, Unreachable, otherwise OperationFailed) with
-    a line per host that has no answer.
+    Raises what `silence` makes of the hosts that have no answer, or refuse.
     """
     results, silent = each(fleet, settings, name, *arguments, hosts=hosts)
     if silent:
@@ -93,21 +92,42 @@ def ask(
 
 
 def silence(name: str, silent: Mapping[str, Silence], hosts: int) -> DeployError:
-    """Given why hosts don't answer to the program `name`, return the one error to tell it by."""
+    """Given why hosts don't do what the program `name` was asked for, return the one error to tell it by.
+
+    That is Unreachable where a host is; or else of the exit code that they have in common (UsageError,
+    LockHeld), otherwise OperationFailed. A refusal of the only host that was asked is told in its words.
+    """
     codes = {each.exit_code for each in silent.values()}
     kinds: dict[int, type[DeployError]] = {
         kind.exit_code: kind for kind in (UsageError, LockHeld, Unreachable)
     }
-    kind = kinds.get(max(codes), OperationFailed) if len(codes) == 1 else OperationFailed
+    away = Unreachable.exit_code in codes
+    kind = (
+        Unreachable
+        if away
+        else kinds.get(max(codes), OperationFailed)
+        if len(codes) == 1
+        else OperationFailed
+    )
+    if hosts == 1 and not away:
+        (host, only), *_ = silent.items()
+        return kind(
+            only.what,
+            where=host,
+            state="nothing was changed",
+            next=only.next or "fab doctor",
+            details=only.details,
+        )
+    steps = list(dict.fromkeys(each.next for each in silent.values() if each.next))
+    details = []
+    for host, each in silent.items():
+        details += [f"{host}: {each.what}", *(f"  {more}" for more in each.details)]
+        details += [f"  next: {each.next}"] if each.next and len(steps) > 1 else []
     return kind(
-        f"{name} has no answer from {len(silent)} of {hosts} hosts",
+        f"{name} {'has no answer from' if away else 'failed on'} {len(silent)} of {hosts} hosts",
         state="nothing was changed",
-        next=next((each.next for each in silent.values() if each.next), "fab doctor"),
-        details=[
-            line
-            for host, each in silent.items()
-            for line in (f"{host}: {each.what}", *(f"  {more}" for more in each.details))
-        ],
+        next="as said above, host by host" if len(steps) > 1 else (*steps, "fab doctor")[0],
+        details=details,
     )
 
 

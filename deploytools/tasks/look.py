@@ -148,7 +148,12 @@ def migrations(c: Any, status: bool = True, json: bool = False) -> None:
 
     settings = current_settings(c)
     if settings.migrate is None:
-        raise UsageError("this application has no migrations", where="deploy.migrate")
+        raise UsageError(
+            "fabric.yaml says of no migrations",
+            where="deploy.migrate",
+            state="nothing was changed",
+            next="name the tool that runs them: deploy.migrate.adapter",
+        )
     with op.connected(settings) as fleet:
         release = survey.ask_one(fleet, settings, "status")["release"]
         if release is None:

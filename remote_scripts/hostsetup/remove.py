@@ -157,7 +157,7 @@ def leave_alone_what_is_in_use(config: Config) -> None:
         raise Refused(
             f"the site is in maintenance{since}, and without the application there is no page to show",
             state="nothing was changed; the site is in maintenance",
-            next="fab maint-up, then fab setup --remove",
+            next="fab maint-up, then the same command again",
             exit_code=IN_MAINTENANCE,
         )
 

@@ -295,7 +295,9 @@ def test_done_with_a_rest_is_done_and_keeps_its_message() -> None:
 @pytest.mark.parametrize(
     ("exit_code", "stderr", "said"),
     [
-        (127, "sh: swap: not found", "not installed"),
+        (127, "sh: swap: not found", "swap is not installed: the host is not set up"),
+        (127, "bash: line 1: /opt/tools/swap: No such file or directory", "swap is not installed"),
+        (126, "bash: /opt/tools/swap: /usr/bin/python3: bad interpreter", "bad interpreter"),
         (1, "sudo: a password is required", "may not use sudo"),
         (1, "Traceback ...", "ended with exit code 1"),
     ],

@@ -77,6 +77,24 @@ def test_a_deploy_that_was_undone_says_that_the_site_is_as_it_was() -> None:
     assert error.exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("said", "typed"),
+    [
+        ("mend that", "mend that; then fab deploy --resume"),
+        ("fab migrate.resolve; fab deploy --resume", "fab migrate.resolve; fab deploy --resume"),
+        (None, "fab deploy --resume"),
+    ],
+)
+def test_a_deploy_that_holds_says_how_it_goes_on_whatever_a_host_says(said: str | None, typed: str) -> None:
+    bad = replace(failed("not it"), error={"what": "not it", "next": said})
+    plan = plans.downtime_plan(BASE, settings())
+
+    error = concluded(plan, Verdict.HELD, journal.outcome("verify", "web1", bad, undo=False, seconds=0))
+
+    assert isinstance(error, InMaintenance)
+    assert error.next == typed
+
+
 def test_what_is_left_over_is_told_with_exit_code_7() -> None:
     plan = plans.hotswap_plan(replace(BASE, operation="hotswap", release=None), settings())
     kept = replace(ok(), exit_code=7, error={"what": "generation 3 has a request", "next": "swap --reap"})

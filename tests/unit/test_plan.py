@@ -225,6 +225,20 @@ def test_a_rollback_to_what_is_not_everywhere_is_refused_and_told_what_is(wanted
     assert "r4" in (caught.value.next or "")
 
 
+def test_a_rollback_before_the_first_deploy_says_what_there_is_to_do() -> None:
+    with pytest.raises(UsageError, match="no earlier release") as caught:
+        plans.rollback_target({"web1": {"releases": []}}, None)
+    assert caught.value.next == "fab deploy"
+
+
+def test_a_hotswap_where_nothing_is_deployed_is_refused_before_anything_begins() -> None:
+    base = replace(BASE, targets=(BASE.targets[0], replace(BASE.targets[1], release=None)))
+
+    with pytest.raises(UsageError, match=r"nothing is deployed yet on web2$") as caught:
+        plans.hotswap_plan(base, settings())
+    assert caught.value.next == "fab deploy"
+
+
 def test_the_printed_plan_names_hosts_steps_and_what_happens_when_one_fails() -> None:
     text = "\n".join(plans.describe(plans.downtime_plan(BASE, settings())))
 

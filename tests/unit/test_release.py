@@ -101,7 +101,7 @@ def test_the_description_travels_with_the_release(checkout: Path) -> None:
     assert described["ref"] == "v1"
     assert described["operator"] == "ann"
     assert described["app"]["command"] == "/usr/bin/php-cgi"
-    assert described["health"] == {"path": "/", "status": 200, "contains": None}
+    assert described["health"] == {"path": "/", "status": 200, "contains": None, "smoke": []}
     assert described["migrate"]["adapter"] == "alembic"
 
 
@@ -164,6 +164,14 @@ def test_a_directory_that_is_no_checkout_is_shipped_as_it_is(tmp_path: Path) -> 
 def test_a_ref_that_is_no_commit_is_refused(checkout: Path, ref: str) -> None:
     with pytest.raises(UsageError, match="there is no commit"):
         release.resolve(of(checkout), ref or "no such ref", NOW)
+
+
+def test_a_checkout_without_a_commit_is_told_to_commit(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+
+    with pytest.raises(UsageError, match="nothing is committed yet") as caught:
+        release.resolve(of(tmp_path), None, NOW)
+    assert "git commit" in (caught.value.next or "")
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:

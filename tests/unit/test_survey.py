@@ -89,6 +89,30 @@ def test_doctor_takes_one_command_per_host() -> None:
     assert found["web3"].findings[0].remedy == "ssh web3"
 
 
+def test_a_refusal_of_the_only_host_that_is_asked_is_no_missing_answer() -> None:
+    held = survey.Silence("the lock is held by ann", "fab deploy --resume", LockHeld.exit_code)
+
+    error = survey.silence("lock", {"web1": held}, 1)
+
+    assert isinstance(error, LockHeld)
+    assert (error.what, error.where) == ("the lock is held by ann", "web1")
+    assert error.next == "fab deploy --resume"
+
+
+def test_hosts_that_have_different_troubles_each_say_what_to_type_and_one_out_of_reach_decides() -> None:
+    absent = survey.Silence("status is not installed", "fab setup", 127)
+    away = survey.Silence("the name web2 has no address", "look at the DNS", Unreachable.exit_code)
+
+    error = survey.silence("status", {"web1": absent, "web2": away}, 3)
+
+    assert isinstance(error, Unreachable)
+    assert error.what == "status has no answer from 2 of 3 hosts"
+    assert error.next == "as said above, host by host"
+    assert error.details[1::2] == ("  next: fab setup", "  next: look at the DNS")
+    alike = survey.silence("status", {"web1": absent, "web2": absent}, 3)
+    assert (alike.exit_code, alike.what, alike.next) == (3, "status failed on 2 of 3 hosts", "fab setup")
+
+
 def of(**more: Any) -> dict[str, Any]:
     return {
         "toolkit": __version__,

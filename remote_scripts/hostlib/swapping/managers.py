@@ -59,7 +59,7 @@ class Managers:
         raise Failure(
             "there is no warm generation to go back to",
             state="nothing was changed",
-            next="fab rollback",
+            next="fab rollback; one stays warm for the app.soak_time that its successor was deployed with",
             exit_code=USAGE,
         )
 
