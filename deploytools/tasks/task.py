@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -36,9 +38,14 @@ def _framed(body: Callable[..., None]) -> Callable[..., None]:
         try:
             require_once(c)
             body(c, *args, **kwargs)
+            sys.stdout.flush()
         except DeployError as error:
             print(error_text(error), file=sys.stderr)
             raise Exit(code=error.exit_code) from error
+        except BrokenPipeError:
+            # `fab history | head`. What Python flushes at its end would be a traceback once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Exit(code=128 + signal.SIGPIPE) from None
         except KeyboardInterrupt:
             print("interrupted; nothing was under way on a host", file=sys.stderr)
             raise Exit(code=130) from None

@@ -36,6 +36,8 @@ FABS: list[tuple[str | Path, ...]] = [(FAB,), (sys.executable, "-m", "deploytool
     [
         (["nonsense"], "No idea what 'nonsense' is", "fab --list"),
         (["deploy", "--nonsense"], "No idea what '--nonsense' is", "fab --help deploy"),
+        (["unlock"], "unlock needs --force", "fab --help unlock"),
+        (["migrate.resolve"], "migrate.resolve needs --as, --reason", "fab --help migrate.resolve"),
         (["deploy", "--until"], "needed value and was not given one", "fab --help deploy"),
     ],
 )
@@ -49,6 +51,22 @@ def test_what_nobody_knows_on_a_command_line_is_a_usage_error(
     assert said in done.stderr
     assert f"next:  {next_command}\n" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_traceback(project: Path) -> None:
+    (project / "fabric.yaml").unlink()
+    (project / "fabfile.py").unlink()
+    command = [sys.executable, "-m", "deploytools", "init", "--application", "shop"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            command, cwd=project, stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writing)
+
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(
