@@ -160,7 +160,7 @@ def _unsettled(config: Config, found: Check) -> dict[str, Any] | None:
             how = "failed half-way" if ended["outcome"] == "failed" else "ended nobody knows how"
             next = f"look at the schema, then: {resolve} {WORD}"
             return _told_of(started, found, f"{how} ({ended['reason']})", next)
-        again = {step["revision"] for step in found.pending} & set(started["pending"])
+        again = {step["revision"] for step in found.pending} & set(started.get("pending", ()))
         if "by" in ended and ended.get("applied") and again:
             next = "have the tool itself note them as applied (alembic stamp, migrate --fake)"
             how = f"was applied, as {ended['by']} says, but the database doesn't say so"
@@ -171,7 +171,7 @@ def _unsettled(config: Config, found: Check) -> dict[str, Any] | None:
 
 
 def _told_of(started: dict[str, Any], now: Check, how: str, next: str) -> dict[str, Any]:
-    what = ", ".join(started["pending"]) or f"to {migrations.revisions(started['target'])}"
+    what = ", ".join(started.get("pending", ())) or f"to {migrations.revisions(started['target'])}"
     if started.get("back"):
         what = f"back to {migrations.revisions(started['target'])}"
     return {
