@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from deploytools import __version__
 from deploytools.commands import Answer
 from deploytools.errors import DeployError
+from deploytools.hostnames import names
 from deploytools.journal import Record, left_out, plan_of, times
 from deploytools.plan import Plan, Scope, Step
 from deploytools.saga import State
@@ -116,6 +117,18 @@ def past(journals: Mapping[str, Sequence[Record]]) -> tuple[list[dict[str, Any]]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             bad[run_id] = f"it is no journal of ours: {error!r}"
     return runs, bad
+
+
+def alike(works: Mapping[str, Work]) -> list[tuple[str, Work]]:
+    """Hosts on which set-up changes the same, as one name each, in their order: a hundred are read as one."""
+    groups: list[tuple[list[str], Work]] = []
+    for host, work in works.items():
+        same = next((hosts for hosts, other in groups if other == work), None)
+        if same is None:
+            groups.append(([host], work))
+        else:
+            same.append(host)
+    return [(names(hosts, list(works)), work) for hosts, work in groups]
 
 
 def setup_text(host: str, work: Work, settings: Settings, *, diffs: bool, removal: bool = False) -> str:

@@ -57,7 +57,7 @@ def setup(
     from deploytools import provisioning
     from deploytools.errors import UsageError
     from deploytools.executor import current_settings
-    from deploytools.report import setup_text
+    from deploytools.report import alike, setup_text
     from deploytools.setup.command import Action
 
     if (purge and not remove) or (install_packages and remove):
@@ -79,8 +79,8 @@ def setup(
             confirm(yes)
             provisioning.install_packages(fleet, error.by_host)
             works = provisioning.plan(settings, fleet, action, purge=purge)
-        for host, work in works.items():
-            print(setup_text(host, work, settings, diffs=plan, removal=remove))
+        for hosts, work in alike(works) if plan else works.items():
+            print(setup_text(hosts, work, settings, diffs=plan, removal=remove))
         if plan or not any(work.changes for work in works.values()):
             return
         confirm(yes)

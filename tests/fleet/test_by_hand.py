@@ -37,7 +37,8 @@ def test_make_fleet_tells_what_to_type_and_ctrl_c_ends_it() -> None:
         (project,) = re.findall(r"cd (/\S+)", said)
         argv = [str(FAB), "setup", "--as-user", "root", "--plan"]
         done = subprocess.run(argv, cwd=project, capture_output=True, text=True, timeout=60, check=True)
-        assert "web1:" in done.stdout
+        assert done.stdout.startswith("all 2 hosts:\n"), done.stdout
+        assert done.stdout.count("create: /etc/sudoers.d/deploytools-guestbook") == 1
         (ssh,) = re.findall(r"ssh -F \S+ deploy@web1", said)
         assert subprocess.check_output([*ssh.split(), "hostname"], text=True) == "web1\n"
     finally:

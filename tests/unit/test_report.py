@@ -8,7 +8,7 @@ from typing import Any
 from deploytools import journal
 from deploytools.commands import Answer
 from deploytools.plan import downtime_plan
-from deploytools.report import PlainReporter, past, setup_text
+from deploytools.report import PlainReporter, alike, past, setup_text
 from deploytools.saga import Mark, State, Verdict
 from deploytools.setup.command import Work
 from tests.support.values import BASE, settings
@@ -38,6 +38,14 @@ def test_setup_shows_what_is_the_operators_business_and_counts_our_own_programs(
     assert shown.endswith("note: lighttpd is reloaded")
     assert "+" not in setup_text("web1", work, settings(), diffs=False)
     assert setup_text("web1", Work([], []), settings(), diffs=True) == "web1: nothing to change"
+
+
+def test_hosts_on_which_setup_changes_the_same_are_told_once() -> None:
+    same, other = [change("/etc/x", "+x")], [change("/etc/x", "+y")]
+    works = {"web1": Work(same, []), "db1": Work(other, []), "web2": Work([*same], [])}
+
+    assert [(hosts, work.changes) for hosts, work in alike(works)] == [("web1, web2", same), ("db1", other)]
+    assert [hosts for hosts, _ in alike({"web1": works["web1"], "web2": works["web2"]})] == ["all 2 hosts"]
 
 
 def test_what_an_upgrade_changes_in_our_own_programs_is_shown_in_full() -> None:
