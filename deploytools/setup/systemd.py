@@ -36,6 +36,8 @@ def socket_template(settings: Settings) -> str:
     return f"""{_written_by(settings)}[Unit]
 Description={settings.application}: socket of generation %i
 RequiresMountsFor={settings.root}
+# When the host goes down, the web server ends first: nobody meets it without its application.
+Before=lighttpd.service
 CollectMode=inactive-or-failed
 
 [Socket]
@@ -56,6 +58,7 @@ def service_template(settings: Settings) -> str:
     return f"""{_written_by(settings)}[Unit]
 Description={settings.application}: generation %i
 RequiresMountsFor={settings.root}
+Before=lighttpd.service
 CollectMode=inactive-or-failed
 # One that gave up would close its socket.
 StartLimitIntervalSec=0

@@ -48,6 +48,11 @@ def test_the_application_runs_as_its_user_by_what_its_generations_file_says() ->
     )
 
 
+def test_when_the_host_goes_down_the_web_server_ends_before_its_application() -> None:
+    for kind in ("socket", "service"):
+        assert unit(f"deploytools-guestbook@.{kind}")["Unit"]["Before"] == "lighttpd.service"
+
+
 def test_after_a_reboot_the_web_server_waits_for_the_sockets() -> None:
     boot = unit("deploytools-guestbook.service")
     assert boot["Unit"]["Before"] == "lighttpd.service"
