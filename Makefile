@@ -30,7 +30,7 @@ measure: test-packages $(VENV)/ready
 
 test: test-packages $(VENV)/ready check
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.fleet images
-	@$(BIN)/pytest -n 3 --dist loadfile
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 SOAK ?= swaps
 soak: test-packages $(VENV)/ready

@@ -179,8 +179,8 @@ def sweep() -> None:
 def _changed_copy(directory: Path, wanted: Wanted) -> Iterator[Path]:
     """A copy of lighttpd's directory with the changes, in which it finds itself and not the original."""
     place = Path(tempfile.mkdtemp(prefix=COPY, dir=RUN if os.geteuid() == 0 else None))
-    try:
-        with exclusive(place, wait=0):
+    with exclusive(place, wait=0):
+        try:
             copy = place / "lighttpd"
             subprocess.run(["cp", "-a", "--", directory, copy], check=True, capture_output=True)
             # For its own account to read what it could read there; nobody else learns the name.
@@ -193,8 +193,8 @@ def _changed_copy(directory: Path, wanted: Wanted) -> Iterator[Path]:
                     text = file.read_bytes()
                     file.write_bytes(re.sub(rb'"%s(?=["/])' % here, b'"%s' % there, text))
             yield copy
-    finally:
-        shutil.rmtree(place)
+        finally:
+            shutil.rmtree(place)  # under its lock: two set-ups at once don't sweep each other's
 
 
 def _put(path: Path, content: bytes | str | None) -> None:
