@@ -117,7 +117,7 @@ class Site:
         self.first.fab("deploy", "--ref", "v1", "--yes")
         self.release = self.web1.run(["readlink", f"{ROOT}/current"]).stdout.strip().rpartition("/")[2]
         shutil.copytree(self.first.directory, self.second.directory, ignore=shutil.ignore_patterns("state"))
-        # Another commit, and another application in it than the run is about.
+        # Other files, and another application in them than the run is about.
         (self.second.directory / "code").write_text("3\n")
         self.observer.__enter__()
         return self
