@@ -11,9 +11,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from deploytools import release, squawk
+from deploytools import squawk
 from deploytools.errors import UsageError
 from deploytools.examination import ERROR, WARNING, Finding
+from deploytools.releasing import resolve
 from deploytools.settings import Settings
 from deploytools.ssh import options
 
@@ -56,7 +57,7 @@ def source(settings: Settings) -> Iterator[Finding]:
     if missing:
         return
     try:
-        found = release.resolve(settings, None, datetime.now(timezone.utc))
+        found = resolve(settings, None, datetime.now(timezone.utc))
     except UsageError as error:
         remedy = error.next or f"mend {error.where} in fabric.yaml"
         yield Finding("source", False, f"{error.what} ({error.where})", remedy)

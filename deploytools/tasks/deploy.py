@@ -53,7 +53,7 @@ def deploy(
 
     from deploytools import operation as op
     from deploytools import plan as plans
-    from deploytools import release, survey
+    from deploytools import releasing, survey
     from deploytools.errors import NeedsWindow
     from deploytools.executor import current_settings
     from deploytools.moments import parse_until, parse_wait
@@ -84,7 +84,7 @@ def deploy(
         return
     now = datetime.now(timezone.utc)
     ends, patience = parse_until(until or f"+{settings.window.expected:.0f}s", now), parse_wait(lock_wait)
-    source = release.resolve(settings, ref, now)
+    source = releasing.resolve(settings, ref, now)
     for line in source.dirty:
         reporter.note(f"not committed, so not shipped: {line}")
     with op.connected(settings, exclude) as fleet:
@@ -105,7 +105,7 @@ def deploy(
             print("\n".join(plans.describe(wanted, expected)))
             return
         _confirm(wanted, yes, expected)
-        with release.packed(source, settings, base.by, now, online=not wanted.window) as archive:
+        with releasing.packed(source, settings, base.by, now, online=not wanted.window) as archive:
             shipped = replace(wanted, digest=archive.digest)
             try:
                 finished = op.carry_out(shipped, settings, fleet, reporter, archive.path)

@@ -25,7 +25,7 @@ ALLOWED = {
     "survey": {"commands", "engine", "errors", "fleet", "hostnames", "journal", "remote", "settings"},
     "conclusion": {"engine", "errors", "journal", "plan", "saga"},
     "moments": {"errors"},
-    "release": {"errors", "settings", "squawk"},
+    "releasing": {"errors", "settings", "squawk"},
     "squawk": {"errors", "settings"},
     "setup": {"commands", "errors", "settings"},
     "provisioning": {"commands", "engine", "errors", "fleet", "remote", "settings", "setup", "ssh"},

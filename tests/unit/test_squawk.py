@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deploytools import release, squawk
+from deploytools import squawk
 from deploytools.errors import OperationFailed, UsageError
+from deploytools.releasing import packed, resolve
+from deploytools.releasing.contents import MANIFEST
 from deploytools.settings import Settings
 from tests.support.values import settings
 
@@ -136,16 +138,16 @@ def test_its_word_travels_with_the_release_of_a_deploy_without_downtime(tree: Pa
     add(tree, "1_a.sql", "alter table orders drop column note;")
     config = settings(source={"path": str(tree)}, migrate=COMMAND)
     now = datetime(2030, 1, 1, tzinfo=timezone.utc)
-    source = release.resolve(config, None, now)
+    source = resolve(config, None, now)
 
     def told(*, online: bool) -> dict[str, list[str]] | None:
         import tarfile
 
         with (
-            release.packed(source, config, "ann", now, online=online) as archive,
+            packed(source, config, "ann", now, online=online) as archive,
             tarfile.open(archive.path) as tar,
         ):
-            file = tar.extractfile(f"./{release.MANIFEST}")
+            file = tar.extractfile(f"./{MANIFEST}")
             assert file is not None
             vetoes: dict[str, list[str]] | None = json.load(file)["migrate"]["vetoes"]
             return vetoes

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from deploytools import release
 from deploytools.errors import OperationFailed, UsageError
+from deploytools.releasing import packed, resolve
+from deploytools.releasing.contents import MANIFEST
+from deploytools.releasing.packing import Archive
 from deploytools.settings import Settings
 from tests.support.values import settings
 
@@ -47,12 +49,12 @@ def of(path: Path, **source: object) -> Settings:
     return settings(source={"path": str(path), **source})
 
 
-def members(archive: release.Archive) -> dict[str, tarfile.TarInfo]:
+def members(archive: Archive) -> dict[str, tarfile.TarInfo]:
     with tarfile.open(archive.path) as tar:
         return {entry.name.removeprefix("./"): entry for entry in tar}
 
 
-def content(archive: release.Archive, name: str) -> bytes:
+def content(archive: Archive, name: str) -> bytes:
     with tarfile.open(archive.path) as tar:
         file = tar.extractfile(f"./{name}")
         assert file is not None
@@ -60,7 +62,7 @@ def content(archive: release.Archive, name: str) -> bytes:
 
 
 def test_a_release_is_named_by_time_and_commit(checkout: Path) -> None:
-    source = release.resolve(of(checkout), "v1", NOW)
+    source = resolve(of(checkout), "v1", NOW)
 
     assert source.id == f"20260501T223015Z-{git(checkout, 'rev-parse', 'v1')[:8]}"
     assert source.author == "Ann <ann@example.com>"
@@ -71,18 +73,18 @@ def test_what_is_not_committed_is_told_and_not_shipped(checkout: Path) -> None:
     (checkout / "index.php").write_text("<?php broken")
     (checkout / "secret").write_text("x")
 
-    source = release.resolve(of(checkout), None, NOW)
+    source = resolve(of(checkout), None, NOW)
 
     assert {line.split()[-1] for line in source.dirty} == {"index.php", "secret"}
-    with release.packed(source, of(checkout), "ann", NOW) as archive:
+    with packed(source, of(checkout), "ann", NOW) as archive:
         assert "secret" not in members(archive)
         assert content(archive, "index.php") == b"<?php\n"
 
 
 def test_the_archive_keeps_programs_links_and_odd_names_and_drops_git(checkout: Path) -> None:
-    source = release.resolve(of(checkout), None, NOW)
+    source = resolve(of(checkout), None, NOW)
 
-    with release.packed(source, of(checkout), "ann", NOW) as archive:
+    with packed(source, of(checkout), "ann", NOW) as archive:
         found = members(archive)
     assert set(found) == {".", ".deploytools.json", "index.php", "run", "link", "odd name\n"}
     assert found["run"].mode == 0o755
@@ -93,10 +95,10 @@ def test_the_archive_keeps_programs_links_and_odd_names_and_drops_git(checkout: 
 
 def test_the_description_travels_with_the_release(checkout: Path) -> None:
     config = of(checkout)
-    source = release.resolve(config, "v1", NOW)
+    source = resolve(config, "v1", NOW)
 
-    with release.packed(source, config, "ann", NOW) as archive:
-        described = json.loads(content(archive, release.MANIFEST))
+    with packed(source, config, "ann", NOW) as archive:
+        described = json.loads(content(archive, MANIFEST))
     assert described["id"] == source.id
     assert described["ref"] == "v1"
     assert described["operator"] == "ann"
@@ -107,11 +109,11 @@ def test_the_description_travels_with_the_release(checkout: Path) -> None:
 
 def test_equal_trees_give_equal_archives_and_equal_digests(checkout: Path) -> None:
     config = of(checkout)
-    source = release.resolve(config, None, NOW)
+    source = resolve(config, None, NOW)
 
     with (
-        release.packed(source, config, "ann", NOW) as one,
-        release.packed(source, config, "ann", NOW) as other,
+        packed(source, config, "ann", NOW) as one,
+        packed(source, config, "ann", NOW) as other,
     ):
         assert one.digest == other.digest
 
@@ -119,7 +121,7 @@ def test_equal_trees_give_equal_archives_and_equal_digests(checkout: Path) -> No
 def test_the_build_runs_in_the_export_and_not_in_the_checkout(checkout: Path) -> None:
     config = of(checkout, build="mkdir -p out && echo built > out/page")
 
-    with release.packed(release.resolve(config, None, NOW), config, "ann", NOW) as archive:
+    with packed(resolve(config, None, NOW), config, "ann", NOW) as archive:
         assert content(archive, "out/page") == b"built\n"
     assert not (checkout / "out").exists()
 
@@ -129,7 +131,7 @@ def test_a_build_that_fails_says_what_it_printed(checkout: Path) -> None:
 
     with (
         pytest.raises(OperationFailed, match="exit code 9") as caught,
-        release.packed(release.resolve(config, None, NOW), config, "ann", NOW),
+        packed(resolve(config, None, NOW), config, "ann", NOW),
     ):
         pass
     assert caught.value.details == ("no compiler",)
@@ -139,7 +141,7 @@ def test_a_build_that_fails_says_what_it_printed(checkout: Path) -> None:
 def test_excluded_paths_stay_at_home(checkout: Path) -> None:
     config = of(checkout, exclude=["run", "odd*"])
 
-    with release.packed(release.resolve(config, None, NOW), config, "ann", NOW) as archive:
+    with packed(resolve(config, None, NOW), config, "ann", NOW) as archive:
         assert not {"run", "odd name\n"} & set(members(archive))
 
 
@@ -152,10 +154,10 @@ def test_a_directory_that_is_no_checkout_is_shipped_as_it_is(tmp_path: Path) -> 
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
     os.environ.update(environment)
 
-    source = release.resolve(config, None, NOW)
+    source = resolve(config, None, NOW)
 
     assert source.id == "20260501T223015Z"
-    with release.packed(source, config, "ann", NOW) as archive:
+    with packed(source, config, "ann", NOW) as archive:
         assert {"empty", "page"} <= set(members(archive))
         assert "debug.log" not in members(archive)
 
@@ -163,17 +165,17 @@ def test_a_directory_that_is_no_checkout_is_shipped_as_it_is(tmp_path: Path) -> 
 @pytest.mark.parametrize("ref", ["nonsense", "--upload-pack=evil", "v1..v2", ""])
 def test_a_ref_that_is_no_commit_is_refused(checkout: Path, ref: str) -> None:
     with pytest.raises(UsageError, match="there is no commit"):
-        release.resolve(of(checkout), ref or "no such ref", NOW)
+        resolve(of(checkout), ref or "no such ref", NOW)
 
 
 def test_a_checkout_without_a_commit_is_told_to_commit(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
 
     with pytest.raises(UsageError, match="nothing is committed yet") as caught:
-        release.resolve(of(tmp_path), None, NOW)
+        resolve(of(tmp_path), None, NOW)
     assert "git commit" in (caught.value.next or "")
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no directory to deploy"):
-        release.resolve(of(tmp_path / "nowhere"), None, NOW)
+        resolve(of(tmp_path / "nowhere"), None, NOW)
