@@ -174,7 +174,8 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "resume-workers":
             return _hook(plan, settings.hooks.resume)
         case "prune":
-            return [Command(program(settings, "release", "prune", "--keep", str(settings.keep_releases)))]
+            keep = ("--keep", str(settings.keep_releases), *_options(deployed=plan.release))
+            return [Command(program(settings, "release", "prune", *keep))]
         case "unlock":
             return [_can_wait(program(settings, "lock", "release", "--run-id", plan.run_id))]
     raise ValueError(step.name)
@@ -223,7 +224,7 @@ def undo(  # noqa: PLR0911 - as in `do`
         case "lock":
             return [Command(program(settings, "lock", "release", "--run-id", plan.run_id))]
         case "stage":
-            return [Command(program(settings, "release", "discard", _release(plan)))]
+            return [Command(program(settings, "release", "discard", _release(plan), "--failed"))]
         case "arm":
             return [Command(program(settings, "migrate", "disarm", plan.run_id), timeout=120)]
         case "maintenance-on":

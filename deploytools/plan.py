@@ -348,28 +348,57 @@ def open_window(statuses: Mapping[str, Mapping[str, Any]]) -> str | None:
 def rollback_target(on_hosts: Mapping[str, Mapping[str, Any]], wanted: str | None) -> str:
     """Given what `release list` says of every host, return the release to go back to.
 
-    Without `wanted` that is the newest one that every host has and that is older than the current one.
-    Raises UsageError where there is none, naming those that there are.
+    Without `wanted` that is the one that served before the current one was deployed; where that failed or
+    isn't on every host, the one before it, and so on. Where nothing says what served before: the newest
+    that was staged before the current one. Raises UsageError where there is none, naming what there is.
     """
-    lists = [[item["id"] for item in listed["releases"]] for listed in on_hosts.values()]
-    everywhere = sorted(set.intersection(*map(set, lists)))
-    current = {item["id"] for listed in on_hosts.values() for item in listed["releases"] if item["current"]}
-    older = [name for name in everywhere if not current or name < min(current)]
-    target = wanted or (older[-1] if older else None)
-    if target is None:
-        raise UsageError(
-            "there is no earlier release that every host has",
-            state="nothing was changed",
-            next=f"on every host: {', '.join(everywhere)}" if everywhere else "fab deploy",
-        )
-    if target not in everywhere:
-        raise UsageError(
-            f"{wanted} is not on every host",
-            where="--to",
-            state="nothing was changed",
-            next=f"on every host: {', '.join(everywhere) or 'none'}",
-        )
-    return target
+    listed = {host: {item["id"]: item for item in told["releases"]} for host, told in on_hosts.items()}
+    order = list(dict.fromkeys(name for items in listed.values() for name in items))
+    everywhere = [name for name in order if all(name in items for items in listed.values())]
+    if wanted is not None:
+        if wanted not in everywhere:
+            raise _not_everywhere(wanted, listed, everywhere)
+        return wanted
+    items = [item for of_host in listed.values() for item in of_host.values()]
+    bad = {item["id"] for item in items if item.get("state", "deployed") != "deployed"}
+    before = {item["id"]: item["served"] for item in items if item.get("served")}
+    current = [item["id"] for item in items if item["current"]]
+    # On hosts that differ: back from the newest.
+    newest = min(current, key=order.index, default=None)
+    older = order[order.index(newest) + 1 :] if newest else order
+    chain, name = [], before.get(newest)
+    while name and name not in chain and name != newest:
+        chain.append(name)
+        name = before.get(name)
+    for name in (*chain, *older):
+        if name in everywhere and name not in bad:
+            return name
+    raise UsageError(
+        "there is no earlier release that every host has",
+        state="nothing was changed",
+        next=f"fab rollback --to {everywhere[0]}" if everywhere and newest is None else "fab deploy",
+        details=[f"on every host: {', '.join(everywhere) or 'none'}"],
+    )
+
+
+def _not_everywhere(
+    wanted: str, listed: Mapping[str, Mapping[str, Any]], everywhere: Sequence[str]
+) -> UsageError:
+    """Where a release that was asked for is, where not, and what there is instead."""
+    has = [host for host, items in listed.items() if wanted in items]
+    commit = next((listed[host][wanted].get("commit") for host in has), None)
+    lacking = [host for host in listed if host not in has]
+    return UsageError(
+        f"{wanted} is not on every host" if has else f"{wanted} is not on the hosts: pruned, or never there",
+        where="--to",
+        state="nothing was changed",
+        next=f"fab deploy --ref {commit}, which ships it anew"
+        if commit
+        else f"on every host: {', '.join(everywhere) or 'none'}",
+        details=[f"not on {', '.join(lacking)}", f"on every host: {', '.join(everywhere) or 'none'}"]
+        if has
+        else ["fab deploy --ref COMMIT ships it anew"],
+    )
 
 
 def batch_size(text: str, hosts: int) -> int:

@@ -171,6 +171,13 @@ def history_text(runs: Sequence[Mapping[str, Any]]) -> str:
     return table(rows, list(rows[0]))
 
 
+def release_state(item: Mapping[str, Any]) -> str:
+    """What a person needs to know of a release on a host: that it serves, served before, or failed."""
+    told = ["current"] if item["current"] else ["previous"] if item.get("previous") else []
+    told += {"failed": ["failed"], "staged": ["never deployed whole"]}.get(str(item.get("state")), [])
+    return ", ".join(told)
+
+
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Rows as aligned text under their column names; None and "" show as a dash."""
     cells = [list(columns)] + [[_cell(row.get(column)) for column in columns] for row in rows]

@@ -105,7 +105,7 @@ def releases(c: Any, json: bool = False) -> None:
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
-    from deploytools.report import table
+    from deploytools.report import release_state, table
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
@@ -114,11 +114,11 @@ def releases(c: Any, json: bool = False) -> None:
         print(_dump({host: result["releases"] for host, result in listed.items()}))
         return
     rows = [
-        {"host": host, **item, "current": "current" if item["current"] else ""}
+        {"host": host, **item, "state": release_state(item)}
         for host, result in listed.items()
         for item in result["releases"]
     ]
-    print(table(rows, ["host", "id", "ref", "created_at", "current"]) if rows else "no releases yet")
+    print(table(rows, ["host", "id", "ref", "created_at", "state"]) if rows else "no releases yet")
 
 
 @operation(help=_JSON)

@@ -310,6 +310,15 @@ class TestDiscard:
         assert host.run("release", "discard", "r1").code == 3
         assert on_disk(host) == {"r1"}
 
+    def test_what_failed_and_is_in_use_is_marked_and_what_is_not_goes(self, host: WebHost) -> None:
+        stage(host, "r1", pack(host, "r1"))
+        put_generation(host, 1, "r1")
+        assert host.run("release", "discard", "r1", "--failed").json["changed"]
+        assert [row["state"] for row in host.run("release", "list").json["releases"]] == ["failed"]
+        (host.run_dir / "app.1.json").unlink()
+        assert host.run("release", "discard", "r1", "--failed").code == 0
+        assert on_disk(host) == set()
+
 
 class TestList:
     def test_tells_what_each_release_is_and_what_it_is_used_for(self, host: WebHost) -> None:
@@ -335,6 +344,31 @@ class TestList:
         make_current(host, "r2")
         assert host.run("release", "list").json["previous"] == "r1"
 
+    def test_a_release_that_failed_is_nobodys_previous_one(self, host: WebHost) -> None:
+        stage(host, "r1", pack(host, "r1"))
+        for release, fails in (("bad", True), ("r2", False)):
+            make_current(host, "r1" if fails else "bad")
+            stage(host, release, pack(host, release))
+            (host.root / "current").unlink()
+        make_current(host, "r2")
+        assert host.run("release", "list").json["previous"] == "bad"
+        put_generation(host, 1, "bad")
+        host.run("release", "discard", "bad", "--failed")
+        assert host.run("release", "list").json["previous"] == "r1"
+
+    def test_without_current_what_serves_is_current(self, host: WebHost) -> None:
+        put_release(host, "r1")
+        put_generation(host, 1, "r1")
+        (host.run_dir / "app.sock").symlink_to("app.1.sock")
+        assert host.run("release", "list").json["current"] == "r1"
+
+    def test_the_order_is_that_of_staging_whatever_the_clock_says(self, host: WebHost) -> None:
+        for release, told in (("first", 2_000_000_000), ("second", 1_000_000_000)):
+            stage(host, release, pack(host, release))
+            os.utime(host.root / "releases" / release / ".deploytools.staged.json", (told, told))
+        listed = host.run("release", "list").json["releases"]
+        assert [row["id"] for row in listed] == ["second", "first"]
+
     def test_of_a_fresh_host_is_empty(self, host: WebHost) -> None:
         listed = host.run("release", "list").json
         assert (listed["releases"], listed["current"], listed["previous"]) == ([], None, None)
@@ -351,6 +385,7 @@ class TestPrune:
     def test_keeps_the_newest(self, host: WebHost, add: Callable[[str], None]) -> None:
         for release in ("z-oldest", "m", "a-newest"):
             add(release)
+            host.run("release", "prune", "--keep", "9", "--deployed", release)
         ran = host.run("release", "prune", "--keep", "2")
         assert (ran.code, ran.json["removed"]) == (0, ["z-oldest"])
         assert on_disk(host) == {"m", "a-newest"}
@@ -367,8 +402,26 @@ class TestPrune:
         put_generation(host, 1, "runs")
         for release in ("unused", "newest"):
             add(release)
+            host.run("release", "prune", "--keep", "9", "--deployed", release)
         assert host.run("release", "prune", "--keep", "1").json["removed"] == ["unused"]
         assert on_disk(host) == {"runs", "previous", "current", "newest"}
+
+    def test_what_failed_or_was_given_up_never_counts_but_what_may_be_under_way_stays(
+        self, host: WebHost, add: Callable[[str], None]
+    ) -> None:
+        for release in ("good-1", "good-2"):
+            add(release)
+            host.run("release", "prune", "--keep", "9", "--deployed", release)
+        for release in ("failed", "given-up", "current"):
+            add(release)
+        put_generation(host, 1, "failed")
+        host.run("release", "discard", "failed", "--failed")
+        (host.run_dir / "app.1.json").unlink()
+        make_current(host, "current")
+        add("under-way")
+        ran = host.run("release", "prune", "--keep", "3", "--deployed", "current")
+        assert set(ran.json["removed"]) == {"failed", "given-up"}
+        assert on_disk(host) == {"good-1", "good-2", "current", "under-way"}
 
     def test_clears_what_dead_programs_left_but_no_upload_that_may_still_grow(self, host: WebHost) -> None:
         releases = host.root / "releases"

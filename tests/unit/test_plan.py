@@ -202,27 +202,75 @@ def test_any_other_batch_is_refused(text: str) -> None:
         plans.batch_size(text, 10)
 
 
-def listed(*names: str, current: str) -> dict[str, object]:
-    return {"releases": [{"id": name, "current": name == current} for name in names]}
+def listed(*names: str, current: str, **differing: object) -> dict[str, object]:
+    """What `release list` tells, newest first; each release came while the one after it served."""
+    items = [
+        {
+            "id": name,
+            "current": name == current,
+            "served": before,
+            "state": "deployed",
+            "commit": f"commit-{name}",
+        }
+        for name, before in zip(names, (*names[1:], None), strict=True)
+    ]
+    for item in items:
+        item.update(differing.get(str(item["id"]), {}))  # type: ignore[call-overload]
+    return {"releases": items}
 
 
-def test_a_rollback_goes_to_the_newest_older_release_that_every_host_has() -> None:
+def test_a_rollback_goes_to_what_served_before_if_every_host_has_it() -> None:
     on_hosts = {
-        "web1": listed("r1", "r2", "r3", "r4", current="r4"),
-        "web2": listed("r1", "r2", "r4", current="r4"),
+        "web1": listed("r4", "r3", "r2", "r1", current="r4"),
+        "web2": listed("r4", "r2", "r1", current="r4"),
     }
 
     assert plans.rollback_target(on_hosts, None) == "r2"
     assert plans.rollback_target(on_hosts, "r1") == "r1"
 
 
+def test_a_rollback_goes_by_what_served_and_not_by_names_which_a_clock_gives() -> None:
+    clock = {"web1": listed("2026-01", "2026-09", "2026-08", current="2026-01")}
+    rolled_back_before = {"web1": listed("r4", "r3", "r2", current="r4", r4={"served": "r2"})}
+
+    assert plans.rollback_target(clock, None) == "2026-09"
+    assert plans.rollback_target(rolled_back_before, None) == "r2"
+
+
+def test_a_rollback_skips_what_failed_or_was_never_deployed_whole_but_goes_there_if_told_to() -> None:
+    web1 = listed("r4", "r3", "r2", "r1", current="r4", r2={"state": "staged"})
+    web2 = listed("r4", "r3", "r2", "r1", current="r4", r3={"state": "failed"})
+
+    assert plans.rollback_target({"web1": web1, "web2": web2}, None) == "r1"
+    assert plans.rollback_target({"web1": web1, "web2": web2}, "r3") == "r3"
+
+
+def test_hosts_that_differ_go_back_from_the_newest_release_that_serves() -> None:
+    ahead, behind = (listed("r3", "r2", "r1", current=current) for current in ("r3", "r2"))
+
+    assert plans.rollback_target({"web1": ahead, "web2": behind}, None) == "r2"
+    assert plans.rollback_target({"web1": behind, "web2": ahead}, None) == "r2"
+
+
+def test_where_nothing_says_what_served_before_the_rollback_goes_to_the_newest_before_the_current_one() -> (
+    None
+):
+    unknown = listed("r4", "r3", "r2", current="r3", r3={"served": None})
+
+    assert plans.rollback_target({"web1": unknown}, None) == "r2"
+
+
 @pytest.mark.parametrize("wanted", ["r3", "nonsense", None])
 def test_a_rollback_to_what_is_not_everywhere_is_refused_and_told_what_is(wanted: str | None) -> None:
-    on_hosts = {"web1": listed("r3", "r4", current="r4"), "web2": listed("r4", current="r4")}
+    on_hosts = {"web1": listed("r4", "r3", current="r4"), "web2": listed("r4", current="r4")}
 
     with pytest.raises(UsageError) as caught:
         plans.rollback_target(on_hosts, wanted)
-    assert "r4" in (caught.value.next or "")
+    assert "r4" in f"{caught.value.next} {caught.value.details}" or wanted == "nonsense"
+    assert "fab deploy" in f"{caught.value.next} {caught.value.details}"
+    if wanted == "r3":
+        assert caught.value.next == "fab deploy --ref commit-r3, which ships it anew"
+        assert "not on web2" in caught.value.details
 
 
 def test_a_rollback_before_the_first_deploy_says_what_there_is_to_do() -> None:

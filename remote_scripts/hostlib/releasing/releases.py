@@ -25,9 +25,11 @@ from hostlib.releasing.manifest import content
 from hostlib.swapping import generations
 
 MANIFEST = ".deploytools.json"
-# What `stage` itself knows of a release: the archive's digest, the shared names, when it came, and
-# which release served then.
+# What `stage` itself knows of a release: the archive's digest, the shared names, when it came and as
+# which number (a clock may jump back), which release served then, and what became of it.
 STAGED = ".deploytools.staged.json"
+# What became of a release: STAGED_ONLY while its deploy is under way, or was given up.
+STAGED_ONLY, DEPLOYED, FAILED_STATE = "staged", "deployed", "failed"
 # How long a command waits for another one that is at work here, in seconds.
 WAIT = 300
 # An upload that hasn't grown for this long (seconds) was broken off.
@@ -43,15 +45,30 @@ def manifest(config: Config, release: str) -> dict[str, Any]:
 
 
 def current(config: Config) -> str | None:
-    """The release that `current` points at; None before the first deploy."""
-    return config.release
+    """The release that `current` points at, or that serves where somebody has removed that link.
+
+    None before the first deploy.
+    """
+    if config.release is not None:
+        return config.release
+    serving = generations.serving(config)
+    return serving.release if serving else None
 
 
 def previous(config: Config) -> str | None:
-    """What `fab rollback` goes back to: the release that served when the current one was staged."""
-    serving = current(config)
-    before = _staged(config.releases / serving).get("served") if serving else None
-    return before if before and (config.releases / before).is_dir() else None
+    """The release that served when the current one was staged; where that is gone or failed, the one before."""
+    serving, met = current(config), set()
+    while serving is not None and serving not in met:
+        met.add(serving)
+        serving = _staged(config.releases / serving).get("served")
+        if serving and (config.releases / serving).is_dir() and state(config, serving) != FAILED_STATE:
+            return serving
+    return None
+
+
+def state(config: Config, release: str) -> str:
+    """What became of a release. One that was staged before this was noted counts as deployed."""
+    return str(_staged(config.releases / release).get("state", DEPLOYED))
 
 
 @dataclass(frozen=True)
@@ -93,14 +110,22 @@ def stage(config: Config, parcel: Parcel) -> Result:
     return {"changed": True, "release": release, "missing": missing, "message": message}
 
 
-def discard(config: Config, release: str) -> Result:
-    """Remove `release` and what was uploaded for it; Failure where anything runs or may run on it."""
+def discard(config: Config, release: str, *, failed: bool = False) -> Result:
+    """Remove `release` and what was uploaded for it; Failure where anything runs or may run on it.
+
+    One that `failed` is marked instead: no rollback goes there by itself, and the next `prune` removes it.
+    """
     with exclusive(config.releases, wait=WAIT):
         for upload in config.releases.glob(f".upload-{release}.*"):
             upload.unlink()
         if not (config.releases / release).exists():
             return {"changed": False, "release": release, "message": f"there is no release {release}"}
-        if release == current(config) or release in _in_use(config):
+        used = release == current(config) or release in _in_use(config)
+        if used and failed:
+            _note(config, release, FAILED_STATE)
+            message = f"release {release} is in use, so it stays, marked as failed"
+            return {"changed": True, "release": release, "message": message}
+        if used:
             raise Failure(
                 f"release {release} is in use",
                 state="nothing was changed",
@@ -123,11 +148,15 @@ def listing(config: Config) -> Result:
                 "current": release == serving,
                 "previous": release == before,
                 "in_use": release in used,
-                "staged_at": _staged(config.releases / release).get("staged_at"),
+                "state": state(config, release),
+                **{key: _staged(config.releases / release).get(key) for key in ("staged_at", "served")},
             }
         )
-    marks = {True: "*", False: " "}
-    lines = [f"{marks[row['current']]} {row['id']}  {row['ref'] or ''}" for row in releases]
+    lines = [
+        f"{'*' if row['current'] else ' '} {row['id']}  {row['ref'] or ''}"
+        + ("" if row["state"] == DEPLOYED else f"  ({row['state']})")
+        for row in releases
+    ]
     return {
         "releases": releases,
         "current": serving,
@@ -136,19 +165,28 @@ def listing(config: Config) -> Result:
     }
 
 
-def prune(config: Config, keep: int) -> Result:
+def prune(config: Config, keep: int, *, deployed: str | None = None) -> Result:
     """Remove all but the newest `keep` releases, and what dead programs left behind.
 
-    The current release, the previous one and any that a generation record names always stay.
+    The current release, the previous one and any that a generation record names always stay. What failed,
+    or was staged before the current one and never deployed, doesn't count and goes. `deployed` is the
+    release whose deploy has succeeded.
     """
     with exclusive(config.releases, wait=WAIT):
+        if deployed is not None and (config.releases / deployed).is_dir():
+            _note(config, deployed, DEPLOYED)
         for litter in config.releases.iterdir():
             if litter.name.startswith((".incoming-", ".discarded-")):
                 shutil.rmtree(litter)
             elif litter.name.startswith(".upload-") and time.time() - litter.stat().st_mtime > ABANDONED:
                 litter.unlink()
-        protected = {current(config), previous(config), *_in_use(config)}
-        removed = [release for release in names(config)[keep:] if release not in protected]
+        every, serving = names(config), current(config)
+        good = [release for release in every if state(config, release) == DEPLOYED]
+        # What is staged after the current one may be a run's that is at work.
+        after = every[: every.index(serving)] if serving in every else every
+        coming = {release for release in after if state(config, release) == STAGED_ONLY}
+        protected = {serving, previous(config), *_in_use(config), *good[:keep], *coming}
+        removed = [release for release in every if release not in protected]
         for release in removed:
             _remove(config, release)
         kept = names(config)
@@ -181,8 +219,10 @@ def _take_in(config: Config, parcel: Parcel, incoming: Path, lock: int) -> list[
         raise Failure(f"the archive has no {MANIFEST} of this release", state="nothing was changed")
     (incoming / MANIFEST).chmod(0o600)  # it has app.env and migrate.env: ours and root's alone
     missing = shared.link(incoming, config.shared, parcel.shared)
-    staged = {"sha256": parcel.sha256.lower(), "shared": list(parcel.shared)}
-    write_json(incoming / STAGED, {**staged, "staged_at": timestamp(), "served": current(config)})
+    staged = {"sha256": parcel.sha256.lower(), "shared": list(parcel.shared), "state": STAGED_ONLY}
+    number = 1 + max((_number(config, release) for release in names(config)), default=0)
+    came = {"staged_at": timestamp(), "number": number, "served": current(config)}
+    write_json(incoming / STAGED, {**staged, **came})
     # One flush of the file system instead of one for each of thousands of files.
     flushed = subprocess.run(["sync", "--file-system", str(incoming)], check=False, stderr=subprocess.PIPE)
     if flushed.returncode != 0:
@@ -236,20 +276,34 @@ def _check_same(place: Path, parcel: Parcel) -> None:
 
 
 def _staged(place: Path) -> dict[str, Any]:
-    return read_json(place / STAGED) or {}
+    try:
+        found = read_json(place / STAGED)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def names(config: Config) -> list[str]:
-    """Every complete release, newest first (by when it was staged)."""
+    """Every complete release, newest first, in the order in which they were staged."""
 
-    def came(release: str) -> tuple[int, str]:
+    def came(release: str) -> tuple[int, int, str]:
         try:
-            return (config.releases / release / STAGED).stat().st_mtime_ns, release
+            changed = (config.releases / release / STAGED).stat().st_mtime_ns
         except FileNotFoundError:
-            return 0, release
+            changed = 0
+        return _number(config, release), changed, release
 
     found = [entry.name for entry in os.scandir(config.releases) if entry.is_dir() and entry.name[0] != "."]
     return sorted(found, key=came, reverse=True)
+
+
+def _number(config: Config, release: str) -> int:
+    return int(_staged(config.releases / release).get("number", 0))
+
+
+def _note(config: Config, release: str, state: str) -> None:
+    place = config.releases / release
+    write_json(place / STAGED, {**_staged(place), "state": state})
 
 
 def _in_use(config: Config) -> set[str]:
