@@ -353,7 +353,7 @@ def rollback_target(on_hosts: Mapping[str, Mapping[str, Any]], wanted: str | Non
     that was staged before the current one. Raises UsageError where there is none, naming what there is.
     """
     listed = {host: {item["id"]: item for item in told["releases"]} for host, told in on_hosts.items()}
-    order = list(dict.fromkeys(name for items in listed.values() for name in items))
+    order: list[str] = list(dict.fromkeys(name for items in listed.values() for name in items))
     everywhere = [name for name in order if all(name in items for items in listed.values())]
     if wanted is not None:
         if wanted not in everywhere:
@@ -366,7 +366,8 @@ def rollback_target(on_hosts: Mapping[str, Mapping[str, Any]], wanted: str | Non
     # On hosts that differ: back from the newest.
     newest = min(current, key=order.index, default=None)
     older = order[order.index(newest) + 1 :] if newest else order
-    chain, name = [], before.get(newest)
+    chain: list[str] = []
+    name = before.get(newest)
     while name and name not in chain and name != newest:
         chain.append(name)
         name = before.get(name)

@@ -56,7 +56,7 @@ def current(config: Config) -> str | None:
 
 
 def previous(config: Config) -> str | None:
-    """The release that served when the current one was staged; where that is gone or failed, the one before."""
+    """The release that served when the current one came; where that is gone or failed, the one before."""
     serving, met = current(config), set()
     while serving is not None and serving not in met:
         met.add(serving)
