@@ -5,6 +5,7 @@
 # make test    lint, types and the whole test suite
 # make soak    a million requests while every runtime is swapped without a pause (make soak SOAK="swaps --seed 2");
 #              or downtime windows broken at random (make soak SOAK="faults --trials 300 --seed 7")
+# make docs    the documents as a site, in build/docs; what is generated from the code is written anew
 # make lock    renew requirements.txt from pyproject.toml
 # make wheel   what `pip install` installs elsewhere
 # make clean   remove everything that the others made
@@ -14,7 +15,7 @@ PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fleet measure soak test check lock wheel clean
+.PHONY: demo fleet measure soak test check docs lock wheel clean
 
 demo: sandbox-packages $(VENV)/ready
 	@$(BIN)/python -m deploytools.sandbox.demo $(DEMO)
@@ -41,6 +42,11 @@ check: $(VENV)/ready
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@shellcheck packaging/system-packages .ci/run
+
+docs: $(VENV)/ready
+	@$(BIN)/python docs/generated.py
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "build/docs/index.html"
 
 $(VENV)/ready: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'

@@ -1,13 +1,28 @@
 """Every way in which an operation can end badly: one tree, one exit code each.
 
 An error says what went wrong, where, what state that leaves, and what to type next.
-The exit codes are listed in docs/reference.md, with a runbook entry each.
+Each exit code has an entry in docs/runbook.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
+
+# What each exit code means; docs/reference.md has this table, and host programs use the same codes.
+EXIT_CODES = {
+    0: "done",
+    1: "a bug in the toolkit",
+    2: "usage or configuration; nothing was touched",
+    3: "failed; the site is up on what it ran before",
+    4: "the run holds and needs the operator: the site, or a part of it, is in maintenance,"
+    " but for a deploy without a window",
+    5: "somebody else holds the lock, or has put on the maintenance that you would lift",
+    6: "a host could not be reached; nothing was changed",
+    7: "the new version serves everywhere, but something is left over that could not be finished",
+    130: "interrupted; can be resumed",
+    141: "whoever read the output has gone, as in `fab history | head`",
+}
 
 
 class DeployError(Exception):

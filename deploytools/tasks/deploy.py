@@ -47,7 +47,15 @@ def deploy(
     resume: bool = False,
     abort: bool = False,
 ) -> None:
-    """Ship a release and activate it; with --with-downtime also migrate what isn't labelled online-safe."""
+    """Ship a release and swap to it, dropping nothing.
+
+    Without: host by host; migrates what is labelled online-safe, refuses while anything else is pending.
+    With --with-downtime: the whole window. The first deploy is always one: nobody is served yet.
+
+    --resume goes on with the run that holds the lock, --abort backs out of it, from any laptop; not while its
+    operator's process is at work. With --exclude HOST for good without that host; a migration that is done is
+    taken back only by `migrate.rollback`.
+    """
     from dataclasses import replace
     from datetime import datetime, timezone
 
@@ -127,7 +135,10 @@ def deploy(
     iterable=["exclude"],
 )
 def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None, lock_wait: str = "0") -> None:
-    """Replace the application's process on the release it has, dropping nothing."""
+    """Replace the app's process, dropping nothing.
+
+    A new process on the same release; with --back the one that is still warm, if its release fits the schema.
+    """
     from dataclasses import replace
 
     from deploytools import operation as op
@@ -161,7 +172,11 @@ def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None, l
 def rollback(
     c: Any, to: str | None = None, yes: bool = False, exclude: Any = None, lock_wait: str = "0"
 ) -> None:
-    """Go back to an earlier release that is still on the hosts; refuses when the schema has moved past it."""
+    """Go back to an earlier release.
+
+    To the one that served before the current one, or one that every host still has; skips what failed;
+    refuses when the schema doesn't fit it.
+    """
     from deploytools import operation as op
     from deploytools import plan as plans
     from deploytools import survey
@@ -184,7 +199,10 @@ def rollback(
 
 @operation(help={"force": "the run whose lock is to be freed, as `fab status` shows it"})
 def unlock(c: Any, force: str) -> None:
-    """Free the lock that a dead run left behind; refuses while its migration still runs."""
+    """Free the lock that a dead run left behind.
+
+    Refuses while its migration still runs; says so where its migration then waits for fab migrate.resolve.
+    """
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings

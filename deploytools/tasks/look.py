@@ -13,7 +13,11 @@ _JSON = {"json": "print JSON for a machine"}
 
 @operation(help=_JSON)
 def status(c: Any, json: bool = False) -> None:
-    """Say where every host stands; non-zero when one is silent, not running, or they disagree."""
+    """Say where every host stands.
+
+    Maintenance, release, process, schema, open window; who holds the lock. Exit code 6 when a host has no
+    answer, 3 when the application is not running or hosts disagree.
+    """
     from deploytools import operation as op
     from deploytools import setup, survey
     from deploytools.errors import OperationFailed
@@ -62,7 +66,11 @@ def status(c: Any, json: bool = False) -> None:
     }
 )
 def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
-    """Check every host, and this computer, for what would stop a deploy; each finding with its remedy."""
+    """Check all hosts for what would stop a deploy.
+
+    And this computer; each finding has its remedy. Exit code 3 if one would stop it, 6 when a host has no
+    answer.
+    """
     from dataclasses import asdict
 
     from deploytools import examination, laptop
@@ -101,7 +109,7 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
 
 @operation(help=_JSON)
 def releases(c: Any, json: bool = False) -> None:
-    """List the releases on the hosts, the newest first."""
+    """List the releases on the hosts, newest first."""
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
@@ -123,7 +131,7 @@ def releases(c: Any, json: bool = False) -> None:
 
 @operation(help=_JSON)
 def history(c: Any, json: bool = False) -> None:
-    """List past runs with their measured downtime, the newest first."""
+    """List past runs with their measured downtime."""
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
@@ -140,7 +148,7 @@ def history(c: Any, json: bool = False) -> None:
 
 @operation(name="status", help={"status": "say what is pending (the default)", **_JSON})
 def migrations(c: Any, status: bool = True, json: bool = False) -> None:
-    """Say which migrations of the current release are pending."""
+    """Say which migrations are pending, of this release."""
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.errors import UsageError
@@ -171,7 +179,12 @@ def migrations(c: Any, status: bool = True, json: bool = False) -> None:
     },
 )
 def resolve(c: Any, as_: str, reason: str, run_id: str | None = None) -> None:
-    """Say how a migration ended of which nobody else knows; then fab deploy --resume goes on by that."""
+    """Say how a migration ended of which nobody knows.
+
+    Your word on the open run's migration, where its outcome is unknown or it failed half-way; then
+    fab deploy --resume goes on by it. With --run-id on that of a run whose lock was dropped; then a new
+    deploy.
+    """
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.errors import UsageError

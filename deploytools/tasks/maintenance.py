@@ -21,7 +21,10 @@ from deploytools.tasks.task import operation
 def maint_down(
     c: Any, reason: str | None = None, until: str | None = None, drain: bool = False, exclude: Any = None
 ) -> None:
-    """Put every host into maintenance; returns when each was seen to answer 503."""
+    """Put every host into maintenance, proved.
+
+    Returns when each was seen to answer 503; if one host can't, all come back up.
+    """
     from deploytools import plan as plans
     from deploytools.moments import parse_until
 
@@ -41,7 +44,11 @@ def maint_down(
     iterable=["exclude"],
 )
 def maint_up(c: Any, force: str | None = None, exclude: Any = None) -> None:
-    """Bring every host back; returns when each was seen to answer for itself again."""
+    """Bring every host back from maintenance, proved.
+
+    Returns when each was seen to answer for itself again. A deploy's own window is lifted only with --force
+    and its run id, somebody else's only with --force and their name.
+    """
     from deploytools import plan as plans
 
     _switch(c, "maint-up", exclude, lambda base: plans.maintenance_plan(base, down=False), force=force)

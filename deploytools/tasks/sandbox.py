@@ -12,7 +12,10 @@ _PORTS = {"http-port": "where the site answers (8080)", "ssh-port": "where sshd 
 
 @operation(help=_PORTS)
 def up(c: Any, http_port: int = 0, ssh_port: int = 0) -> None:
-    """Start the local web host: real lighttpd, real sshd, a guestbook to deploy."""
+    """Start a web host on this computer to try things on.
+
+    Real lighttpd, real sshd, a guestbook to deploy; under `.sandbox/`.
+    """
     from deploytools import sandbox
     from deploytools.executor import project_root
 

@@ -9,7 +9,10 @@ from deploytools.tasks.task import confirm, operation
 
 @operation(positional=["environment"], help={"environment": "a key of deploy.environments, or sandbox"})
 def on(c: Any, environment: str) -> None:
-    """Choose an environment for the tasks that follow: fab on staging deploy."""
+    """Choose an environment for the tasks that follow.
+
+    `fab on staging deploy`; `sandbox` is built in.
+    """
     from deploytools.executor import choose_environment
 
     choose_environment(c, environment)
@@ -17,7 +20,7 @@ def on(c: Any, environment: str) -> None:
 
 @operation(
     help={
-        "application": "the application's name: [a-z][a-z0-9-]*",
+        "application": "the application's name: small letters, digits and dashes",
         "host": "a web host: [user@]host[:port]; may be given several times",
     },
     iterable=["host"],
@@ -52,7 +55,11 @@ def setup(
     remove: bool = False,
     purge: bool = False,
 ) -> None:
-    """Install, upgrade or remove the host side; shows what changes, and a second run changes nothing."""
+    """Install, upgrade or remove the host side.
+
+    Shows what changes and asks; a second run changes nothing. With --remove it takes everything of the
+    application off the hosts, data only with --purge.
+    """
     from deploytools import operation as op
     from deploytools import provisioning
     from deploytools.errors import UsageError

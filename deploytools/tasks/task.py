@@ -23,8 +23,10 @@ def operation(**options: Any) -> Callable[[Callable[..., None]], Any]:
     """
 
     def decorate(body: Callable[..., None]) -> Any:
-        task = Task(_framed(body), **options)
+        about = options.get("help", {})
+        task = Task(_framed(body), **{**options, "help": dict(about)})
         task.once = True
+        task.about = about  # Invoke empties its copy when it is first asked for the arguments
         return task
 
     return decorate

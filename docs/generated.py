@@ -1,0 +1,185 @@
+"""Writes what the documents say of keys, tasks and exit codes, from the code itself: `make docs` runs it.
+
+In reference.md each part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test compares what
+is there with what would be written.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, get_args
+
+from deploytools.errors import EXIT_CODES
+from deploytools.settings import schema
+from deploytools.settings.keys import Key, dotted, keys
+from deploytools.settings.problems import shown
+from deploytools.tasks import ns
+
+DOCS = Path(__file__).parent
+_PART = re.compile(r"(?<=<!-- generated: )(\w[\w ]*)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+# What the types of deploytools.settings.values are called. Text where none is named.
+KINDS = {
+    "Account": "user name",
+    "CommandLine": "command",
+    "Duration": "duration",
+    "DurationOrZero": "duration",
+    "Env": "mapping of text",
+    "ExitCode": "integer",
+    "ExcludePattern": "patterns",
+    "Flag": "true or false",
+    "HostHeader": "host name",
+    "HostName": "host name",
+    "HostPath": "path on the host",
+    "Hosts": "list of hosts",
+    "Listener": "addresses",
+    "LocalPath": "path",
+    "LockTimeout": "duration",
+    "Parallel": "integer",
+    "ReleasePath": "path on the host",
+    "Releases": "integer",
+    "Script": "shell command",
+    "SharedPath": "path",
+    "Status": "integer",
+    "Url": "URL",
+    "UrlPath": "URL path",
+    "UrlPathQuery": "URL path",
+}
+
+# What an option wants; TEXT or N where it isn't named.
+VALUES = {
+    "application": "NAME",
+    "as": "applied|not-applied",
+    "as-user": "USER",
+    "batch": "N|PCT",
+    "exclude": "HOST",
+    "force": "RUN_ID",
+    "host": "HOST",
+    "lock-wait": "DURATION",
+    "ref": "REF",
+    "run-id": "RUN_ID",
+    "to": "RELEASE",
+    "until": "TIME",
+}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return (
+        "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        .replace("| --- ", "|---")
+        .replace("--- |", "---|")
+    )
+
+
+def keys_of_fabric_yaml() -> str:
+    """A table of each section's keys: type, default, and what the docstring below the key says."""
+    spelt, meant = _written()
+    sections: dict[str, list[list[str]]] = {}
+    for path, key in keys().items():
+        if key.is_section:
+            continue
+        owner = _owner(path)
+        sections.setdefault(path[0] if len(path) > 1 else "", []).append(
+            [f"`{dotted(path)}`", _kind(key, spelt[owner]), _default(key), meant[owner]]
+        )
+    return "\n".join(table(("key", "type", "default", "meaning"), rows) for rows in sections.values())
+
+
+def tasks() -> str:
+    """A part per task: how it is typed, what its docstring says, its options."""
+    return "\n".join(_task(name, ns[name], aliases) for name, aliases in ns.task_names.items())
+
+
+def exit_codes() -> str:
+    return table(("code", "means"), ((str(code), means) for code, means in EXIT_CODES.items()))
+
+
+PARTS = {"keys of fabric yaml": keys_of_fabric_yaml, "tasks": tasks, "exit codes": exit_codes}
+
+
+def renewed(document: str) -> str:
+    """Given a document, return it with every generated part written anew."""
+    return _PART.sub(lambda found: f"{found[1]}{found[2]}\n{PARTS[found[1]]()}\n", document)
+
+
+def _written() -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], str]]:
+    """By class and field of the schema: the annotation as it is spelt, and the docstring below it."""
+    spelt, meant = {}, {}
+    for section in ast.parse(inspect.getsource(schema)).body:
+        if not isinstance(section, ast.ClassDef):
+            continue
+        for statement, below in zip(section.body, [*section.body[1:], None], strict=True):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                place = (section.name, statement.target.id)
+                spelt[place] = ast.unparse(statement.annotation)
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                    meant[place] = " ".join(str(below.value.value).split())
+    return spelt, meant
+
+
+def _owner(path: tuple[str, ...]) -> tuple[str, str]:
+    """The class of the schema that a key stands in, and its name there."""
+    section = keys()[path[:-1]].kind if len(path) > 1 else schema.Deploy
+    return section.__name__, path[-1]
+
+
+def _kind(key: Key, annotation: str) -> str:
+    words = [KINDS[word] for word in re.findall(r"\w+", annotation) if word in KINDS]
+    if choices := get_args(key.kind):
+        named = ", ".join(f"`{choice}`" for choice in choices)
+    elif key.kind is tuple and words[:1] != ["list of hosts"]:
+        named = f"list of {words[0].removesuffix('s')}s"
+    else:
+        named = words[0] if words else "text"
+    return named + (" or null" if key.nullable else "")
+
+
+def _default(key: Key) -> str:
+    if key.default is MISSING:
+        return "`{}`" if key.kind is dict else "required"
+    if key.default == ():
+        return "`[]`"
+    if key.kind is float:
+        return f"{key.default:g} s"
+    return shown(key.default) if key.default is None or key.kind is bool else f"`{key.default}`"
+
+
+def _task(name: str, task: Any, aliases: list[str]) -> str:
+    arguments = [] if name == "on" else task.get_arguments()
+    options = [_typed(each) if each.positional else f"[{_typed(each)}]" for each in arguments]
+    typed = textwrap.fill(
+        " ".join([f"fab {name}", *options]), 100, subsequent_indent="    ", break_on_hyphens=False
+    )
+    if name == "on":
+        typed += " ENVIRONMENT TASK ..."
+    for alias in aliases:
+        typed += f"\nfab {alias}"
+    said = textwrap.dedent(inspect.getdoc(task.body) or "")
+    rows = ((f"`{_typed(each)}`", task.about[each.names[0].rstrip("_")]) for each in arguments)
+    does = f"\n{table(('option', 'does'), rows)}" if arguments else ""
+    return f"### {name}\n\n```\n{typed}\n```\n\n{said}\n{does}"
+
+
+def _typed(argument: Any) -> str:
+    option = argument.names[0].rstrip("_")
+    if argument.kind is bool:
+        return f"--{option}"
+    value = VALUES.get(option, "N" if argument.kind is int else "TEXT")
+    return f"--{option} {value}" + (" ..." if argument.kind is list else "")
+
+
+if __name__ == "__main__":
+    for document in DOCS.rglob("*.md"):
+        text = document.read_text()
+        if (new := renewed(text)) != text:
+            document.write_text(new)
+            print(f"wrote {document.relative_to(DOCS.parent)}")
