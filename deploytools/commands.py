@@ -216,10 +216,8 @@ def undo(  # noqa: PLR0911 - as in `do`
     """Given a step that was attempted on `host`, return what compensates it; nothing where nothing has to."""
     # As the swap told: the plan is older than the lock, and another run may have come in between.
     previous = progress.value("swap", host).get("previous_release") or plan.previous(host)
-    if (step.name == "swap" and previous is None) or (
-        step.name == "maintenance-on" and host in down_before(plan, progress)
-    ):
-        return []  # the first release has nothing to go back to, and a host that was down stays down
+    if step.name == "maintenance-on" and host in down_before(plan, progress):
+        return []  # a host that was down stays down
     match step.name:
         case "lock":
             return [Command(program(settings, "lock", "release", "--run-id", plan.run_id))]
@@ -236,7 +234,7 @@ def undo(  # noqa: PLR0911 - as in `do`
             return [Command(program(settings, "migrate", "back", plan.run_id), timeout=FOLLOW)]
         case "swap":
             # A run id of its own, or the swap would take itself for the one it undoes.
-            options = _options(release=previous, run_id=f"{plan.run_id}-back")
+            options = _options(release=previous, run_id=f"{plan.run_id}-back") if previous else ["--off"]
             return [Command(program(settings, "swap", *options), timeout=_swap_timeout(settings))]
     raise ValueError(step.name)
 

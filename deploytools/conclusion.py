@@ -155,12 +155,6 @@ def _done(plan: Plan, progress: Progress) -> list[str]:
     return [host for host, found in marks.items() if any(mark and mark.state is State.OK for mark in found)]
 
 
-def _newcomers(plan: Plan, progress: Progress) -> list[str]:
-    """The hosts that were swapped, or may have been, from nothing: those stay on the new release."""
-    marks = {host: progress.marks.get(("swap", host)) for host in plan.hosts if plan.previous(host) is None}
-    return [host for host, mark in marks.items() if mark and mark.value.get("unchanged") is not True]
-
-
 def _as_before(plan: Plan, progress: Progress) -> str:
     return f"{_serving_as_before(plan, progress)}{_expanded(plan, progress)}"
 
@@ -174,13 +168,6 @@ def _expanded(plan: Plan, progress: Progress) -> str:
 
 
 def _serving_as_before(plan: Plan, progress: Progress) -> str:
-    new = _newcomers(plan, progress)
-    if new:
-        return (
-            f"{', '.join(new)} served nothing before and may serve {plan.release} now, with no way back: keep"
-            " visitors away (fab -H HOST maint-down) until a deploy goes well; every other host is up on what"
-            " it ran before"
-        )
     done = _done(plan, progress)
     if done:
         return f"swapped already: {', '.join(done)}; every other host is up on what it ran before"
@@ -196,8 +183,16 @@ def standing(plan: Plan, progress: Progress) -> str:
     down = saga.in_maintenance(plan, progress)
     lock = f"the lock is held by run {plan.run_id}" if _may_hold_lock(plan, progress) else "it has no lock"
     if not down:
-        return f"no host is in maintenance by this run; {lock}"
+        swapped = [host for host in plan.hosts if _on_the_new(plan, progress, host)]
+        new = f"on {plan.release}: {', '.join(swapped)}; " if swapped and plan.release else ""
+        return f"no host is in maintenance by this run; {new}{lock}"
     return f"in maintenance: {', '.join(down)}; {lock}"
+
+
+def _on_the_new(plan: Plan, progress: Progress, host: str) -> bool:
+    """Whether the host was swapped to the run's release and, for all that is known, is on it still."""
+    swapped, back = progress.marks.get(("swap", host)), progress.undone.get(("swap", host))
+    return swapped is not None and swapped.state is State.OK and (back is None or back.state is not State.OK)
 
 
 def _may_hold_lock(plan: Plan, progress: Progress) -> bool:

@@ -50,7 +50,7 @@ class Step:
         name: what `commands` knows it by.
         title: what a person reads.
         undo: what compensates it, in words; None where nothing has to.
-        batch: with Scope.ROLLING, how many hosts at a time.
+        batch: with Scope.ROLLING, how many hosts at a time, after the first one alone.
         required: False where a failure is told but stops nothing.
         undo_required: False where a failed compensation leaves nothing worse than litter.
         looks: True where it changes nothing and may be repeated: then it begins before its intent is on the
@@ -249,27 +249,41 @@ def left_out(base: Plan, settings: Settings, exclude: Sequence[str] = ()) -> tup
 
 
 def rolling_plan(
-    base: Plan, settings: Settings, *, batch: int = 1, ship: bool = True, exclude: Sequence[str] = ()
+    base: Plan, settings: Settings, *, batch: int = 1, exclude: Sequence[str] = (), rollback: bool = True
 ) -> Plan:
-    """Given who and what, return a deploy without downtime, `batch` hosts at a time.
+    """Given who and what, return a deploy without downtime: one host, then `batch` hosts at a time.
 
     It migrates what is labelled online-safe, and stops where anything else is pending; where `left_out` names
-    a host, or nothing is shipped, it insists on a schema that is current.
+    a host, it insists on a schema that is current. Without `rollback` it holds where a host fails after
+    others are on the new release: they stay there, until the operator resumes or aborts.
     """
     check = settings.migrate is not None
+    kind = Kind.COMPENSATED if rollback else Kind.PIVOT
     return _with(
         base,
         [
             LOCK,
             COMPARE,
             PREFLIGHT,
-            ship and STAGE,
+            STAGE,
             check and CHECK_MIGRATIONS,
-            check and ship and not left_out(base, settings, exclude) and MIGRATE_ONLINE,
-            replace(SWAP, scope=Scope.ROLLING, batch=batch),
+            check and not left_out(base, settings, exclude) and MIGRATE_ONLINE,
+            replace(SWAP, scope=Scope.ROLLING, batch=batch, kind=kind),
             PRUNE,
             UNLOCK,
         ],
+    )
+
+
+def rollback_plan(base: Plan, settings: Settings, *, batch: int | None = None) -> Plan:
+    """Given who, and a release that is on every host, return the way back to it.
+
+    On every host at once, as it has served before and haste is likely; or first on one, then on `batch` at a
+    time. Nothing is examined that the swap doesn't prove itself, but whether the schema is the one it knows.
+    """
+    swap = SWAP if batch is None else replace(SWAP, scope=Scope.ROLLING, batch=batch)
+    return _with(
+        base, [LOCK, COMPARE, settings.migrate is not None and CHECK_MIGRATIONS, swap, PRUNE, UNLOCK]
     )
 
 
@@ -432,7 +446,8 @@ def describe(plan: Plan, expected: str | None = None) -> list[str]:
             Scope.EACH: "on every host at once",
             Scope.ONE_FIRST: "on one host, then on all others",
             Scope.ALL: "on every host at once",
-            Scope.ROLLING: f"{step.batch} host{'s' if step.batch > 1 else ''} at a time",
+            Scope.ROLLING: "on one host, then "
+            + (f"{step.batch} at a time" if step.batch > 1 else "one after the other"),
         }[step.scope]
         lines.append(f"{number:3}. {step.title}, {where}" + (f"  [undo: {step.undo}]" if step.undo else ""))
     lines.append("")
@@ -443,18 +458,24 @@ def describe(plan: Plan, expected: str | None = None) -> list[str]:
 def policy(plan: Plan) -> list[str]:
     """Return the plan's failure policy in words; `saga` is the policy itself."""
     undoing = [step.undo for step in reversed(plan.steps) if step.undo and step.kind is not Kind.PIVOT]
+    pivots = {step.name: step for step in plan.steps if step.kind is Kind.PIVOT}
     lines = [f"If a step fails: {', '.join(undoing)}; the site stays up on what it ran before (exit code 3)."]
     if MIGRATE_ONLINE in plan.steps:
         lines += [
             "Where anything is pending that its author has not labelled online-safe, nothing is changed.",
             "What was migrated stays; while nobody knows how that ended, everything waits (exit code 4).",
         ]
-    if MIGRATE.name in (step.name for step in plan.steps if step.kind is Kind.PIVOT):
+    if not plan.window and SWAP.name in pivots:
+        lines += [
+            "Once a host is on the new release it stays there: a host that fails after it stops the run,",
+            "which waits for `fab deploy --resume`, or `fab deploy --abort` to swap back (exit code 4).",
+        ]
+    if MIGRATE.name in pivots:
         lines += [
             "Once the migration may have changed the schema there is no way back: a failure then holds",
             "maintenance, says where each host stands, and waits for `fab deploy --resume` (exit code 4).",
         ]
-    if any(step.kind is Kind.PIVOT and step.undo for step in plan.steps):
+    if MIGRATE.name in pivots and pivots[MIGRATE.name].undo:
         lines += ["Until visitors are let in, `fab deploy --abort` takes it back by migrate.rollback."]
     return lines
 

@@ -146,9 +146,9 @@ def decide(plan: Plan, progress: Progress) -> Action:
 
 def _at_once(step: Step, *, first: bool) -> int | None:
     """How many hosts are worked on at a time; None for all."""
-    if step.scope is Scope.ROLLING:
-        return step.batch
-    return 1 if step.scope is Scope.ONE_FIRST and first else None
+    if step.scope in (Scope.ROLLING, Scope.ONE_FIRST) and first:
+        return 1
+    return step.batch if step.scope is Scope.ROLLING else None
 
 
 def may_turn_back(plan: Plan, progress: Progress) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deploytools.tasks.task import confirm, operation
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _EXCLUDE = "leave this host out; may be given several times"
 _LOCK_WAIT = "how long to wait for another run that is at work, before the plan is made: 90s, 30m"
-_BATCH = "how many hosts at a time: a number, or a share like 25%"
+_BATCH = "how many hosts at a time, after the first one: a number, or a share like 25%"
 
 
 @operation(
@@ -28,6 +28,7 @@ _BATCH = "how many hosts at a time: a number, or a share like 25%"
         "batch": _BATCH,
         "exclude": _EXCLUDE,
         "lock-wait": _LOCK_WAIT,
+        "no-rollback": "where a host fails, don't swap back those before it: stop there and wait",
         "resume": "go on with the interrupted run, from any laptop",
         "abort": "back out of the interrupted run, from any laptop",
     },
@@ -44,12 +45,15 @@ def deploy(
     batch: str | None = None,
     exclude: Any = None,
     lock_wait: str = "0",
+    no_rollback: bool = False,
     resume: bool = False,
     abort: bool = False,
 ) -> None:
     """Ship a release and swap to it, dropping nothing.
 
-    Without: host by host; migrates what is labelled online-safe, refuses while anything else is pending.
+    Without: on one host, then --batch hosts at a time; migrates what is labelled online-safe, refuses while
+    anything else is pending. Where a host fails, all go back; with --no-rollback those that are on the new
+    release stay there, and the run waits (exit code 4).
     With --with-downtime: the whole window. The first deploy is always one: nobody is served yet.
 
     --resume goes on with the run that holds the lock, --abort backs out of it, from any laptop; not while its
@@ -78,6 +82,7 @@ def deploy(
                 "--reason": reason,
                 "--until": until,
                 "--batch": batch,
+                "--no-rollback": no_rollback,
             },
         )
     settings = current_settings(c)
@@ -102,7 +107,12 @@ def deploy(
             "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
         )
         base = replace(base, force=plans.open_window({host: statuses[host] for host in base.hosts}))
-        wanted = _shape(base, settings, with_downtime, batch or "1", exclude or ())
+        wanted = _shape(
+            base,
+            settings,
+            with_downtime,
+            {"batch": _batch(batch or "1", base), "exclude": exclude or (), "rollback": not no_rollback},
+        )
         if wanted.window and base.force:
             reporter.note(f"this takes over the window of run {base.force}")
         if wanted.window and settings.migrate and not wanted.has("migrate"):
@@ -164,13 +174,19 @@ def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None, l
     help={
         "to": "the release to go back to, as `fab releases` shows it (default: the one before)",
         "yes": "don't ask",
+        "batch": f"{_BATCH} (default: all at once)",
         "exclude": _EXCLUDE,
         "lock-wait": _LOCK_WAIT,
     },
     iterable=["exclude"],
 )
 def rollback(
-    c: Any, to: str | None = None, yes: bool = False, exclude: Any = None, lock_wait: str = "0"
+    c: Any,
+    to: str | None = None,
+    yes: bool = False,
+    batch: str | None = None,
+    exclude: Any = None,
+    lock_wait: str = "0",
 ) -> None:
     """Go back to an earlier release.
 
@@ -191,7 +207,7 @@ def rollback(
         on_hosts = survey.ask(fleet, settings, "release", "list")
         target = plans.rollback_target(on_hosts, to)
         base = op.base_plan("rollback", settings, statuses, exclude=exclude, release=target)
-        wanted = plans.rolling_plan(base, settings, ship=False)
+        wanted = plans.rollback_plan(base, settings, batch=_batch(batch, base) if batch else None)
         _confirm(wanted, yes)
         finished = op.carry_out(wanted, settings, fleet, reporter)
     print(summary(finished.records))
@@ -226,14 +242,14 @@ def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
         )
 
 
-def _shape(base: Plan, settings: Settings, with_downtime: bool, batch: str, exclude: Sequence[str]) -> Plan:
+def _shape(base: Plan, settings: Settings, with_downtime: bool, rolling: Mapping[str, Any]) -> Plan:
     """The window where it was asked for, and for the first release: nobody is served yet."""
     from deploytools import plan as plans
 
     first = all(target.release is None for target in base.targets)
     if with_downtime or first:
-        return plans.downtime_plan(base, settings, exclude=exclude)
-    return plans.rolling_plan(base, settings, batch=_batch(batch, base), exclude=exclude)
+        return plans.downtime_plan(base, settings, exclude=rolling["exclude"])
+    return plans.rolling_plan(base, settings, **rolling)
 
 
 def _batch(text: str, base: Plan) -> int:

@@ -290,6 +290,27 @@ def test_reap_stops_what_is_left_over_and_starts_nothing(
     site.assert_only(site.serving())
 
 
+def test_off_ends_what_serves_as_before_the_first_release_and_a_request_in_it_is_answered(
+    site: Site, in_background: Callable[..., Future[Any]]
+) -> None:
+    site.first()
+    go = site.root / "go"
+    answer = in_background(site.get, f"/until?{go}", timeout=60)
+    wait_until(lambda: "until begins" in site.log())
+
+    swap = in_background(site.swap, "--off")
+    wait_until(lambda: not (site.host.run_dir / "app.sock").is_symlink())
+    go.touch()
+
+    ran = swap.result()
+    assert (ran.code, ran.json["previous_release"], ran.json["stopped"]) == (0, "r1", [1])
+    assert answer.result().status == 200
+    assert not (site.root / "current").is_symlink()
+    assert (site.files(), site.generations()) == (set(), set())
+    assert site.swap("--off").json["changed"] is False
+    assert site.swap("--release", "r1").code == 0
+
+
 def test_where_time_is_short_the_generation_before_runs_on_until_it_is_reaped(site: Site) -> None:
     site.first()
 

@@ -190,7 +190,7 @@ def test_the_migration_goes_to_the_revision_that_was_looked_up_before() -> None:
 def test_without_a_window_a_deploy_insists_on_what_is_safe_online_and_a_rollback_on_nothing_pending(
     ship: bool, expected: str
 ) -> None:
-    plan = plans.rolling_plan(BASE, SETTINGS, ship=ship)
+    plan = plans.rolling_plan(BASE, SETTINGS) if ship else plans.rollback_plan(BASE, SETTINGS)
 
     (command,) = commands.do(plan, plans.CHECK_MIGRATIONS, Progress(), SETTINGS)
 
@@ -216,10 +216,12 @@ def test_a_swap_is_undone_by_a_swap_to_the_release_before_under_another_run_id()
     )  # fmt: skip
 
 
-def test_the_first_release_has_nothing_to_be_swapped_back_to() -> None:
+def test_on_a_host_that_served_nothing_a_swap_is_undone_by_serving_nothing_again() -> None:
     first = replace(WINDOW, targets=(Target("web1"),))
 
-    assert commands.undo(first, plans.SWAP, Progress(), "web1", SETTINGS) == []
+    assert commands.undo(first, plans.SWAP, Progress(), "web1", SETTINGS)[0].argv == (  # type: ignore[union-attr]
+        f"{TOOLS}/swap", "--off", "--json",
+    )  # fmt: skip
 
 
 def test_the_revision_is_verified_on_every_host_that_can_tell_it() -> None:

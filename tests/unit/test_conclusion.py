@@ -155,20 +155,19 @@ def test_maint_up_names_whose_window_it_is_where_it_is_somebodys(
     assert told in str(error.next)
 
 
-def test_a_host_that_was_new_and_has_no_way_back_is_told_with_what_to_do() -> None:
-    plan = plans.rolling_plan(replace(BASE, targets=(Target("web1", "r1"), Target("web3"))), settings())
+def test_a_run_that_holds_says_which_hosts_are_on_the_new_release() -> None:
+    plan = plans.rolling_plan(BASE, settings(), rollback=False)
 
     error = concluded(
         plan,
-        Verdict.REVERTED,
-        journal.outcome("swap", "web3", ok(), undo=False, seconds=0),
-        journal.outcome("swap", "web1", failed("not ready"), undo=False, seconds=0),
+        Verdict.HELD,
+        journal.outcome("swap", "web1", ok(), undo=False, seconds=0),
+        journal.outcome("swap", "web2", failed("not ready"), undo=False, seconds=0),
     )
 
-    assert isinstance(error, OperationFailed)
     assert error.state is not None
-    assert "web3 served nothing before and may serve r2 now" in error.state
-    assert "fab -H HOST maint-down" in error.state
+    assert "on r2: web1; " in error.state
+    assert "fab deploy --resume" in str(error.next)
 
 
 def test_a_new_host_that_failed_to_swap_is_as_before() -> None:

@@ -28,7 +28,7 @@ from deploytools.commands import Command
 from deploytools.engine import Engine, JournalLost, Stop
 from deploytools.fleet import Lost, Ok, Outcome
 from deploytools.journal import Journal
-from deploytools.plan import Plan
+from deploytools.plan import Plan, Target
 from deploytools.remote import LinkLost, Result
 from deploytools.saga import Progress, Verdict
 from tests.support.values import BASE, settings
@@ -40,7 +40,9 @@ SETTINGS = settings(hooks={"quiesce": "stop-workers", "resume": "start-workers",
 WINDOW = replace(plans.downtime_plan(BASE, SETTINGS), digest="abc")
 # One whose migration an abort takes back.
 WITH_A_WAY_BACK = replace(plans.downtime_plan(BASE, settings(migrate=COMMAND)), digest="abc")
-ROLLING = replace(plans.rolling_plan(BASE, SETTINGS), digest="abc")
+# To a fleet with a host that is new, and serves nothing yet.
+GROWN = replace(BASE, targets=(Target("web1", "r1"), Target("web2", None)))
+ROLLING = replace(plans.rolling_plan(GROWN, SETTINGS), digest="abc")
 # What the migration comes to, whoever asks however often.
 APPLIED, NOTHING_CHANGED, HALF_CHANGED = "applied", "nothing changed", "half changed"
 # What strikes at a call. A program "dies" after its effect without an answer that says so.
@@ -68,9 +70,16 @@ class Hosts:
     stored: list[dict[str, Any]] = field(default_factory=list)
     locked: bool = False
     down: set[str] = field(default_factory=set)
-    serves: dict[str, str] = field(default_factory=lambda: dict.fromkeys(HOSTS, "r1"))
+    serves: dict[str, str | None] = field(default_factory=dict)
     schema: str = "r1"
     migrated: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.serves = self.before
+
+    @property
+    def before(self) -> dict[str, str | None]:
+        return {target.host: target.release for target in self.plan.targets}
 
     def map(self, work: Callable[[Any], Any], hosts: Sequence[str]) -> dict[str, Outcome[Any]]:
         outcomes: dict[str, Outcome[Any]] = {}
@@ -125,6 +134,8 @@ class Hosts:
                 self.down.discard(host)
             case "swap", "--reap":
                 pass
+            case "swap", "--off":
+                self.serves[host] = None
             case "swap", release:
                 self.serves[host] = release.removeprefix("--release=")
             case "migrate", "check":
@@ -219,7 +230,7 @@ def bring_to_an_end(hosts: Hosts, path: Path, aborts: Sequence[bool]) -> None:
         assert hosts.down == (set(HOSTS) if hosts.plan.window else set())
     else:
         assert hosts.down == set()
-        assert len(set(hosts.serves.values())) == 1, "all new, or all old"
+        assert hosts.serves in (hosts.before, dict.fromkeys(HOSTS, "r2")), "all new, or all as before"
         # What fits both releases stays where the deploy was undone.
         assert hosts.schema in (*hosts.serves.values(), *(["r2"] if hosts.plan is ROLLING else []))
     assert len(hosts.migrated) <= 1

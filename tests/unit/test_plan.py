@@ -146,7 +146,6 @@ def test_a_deploy_without_downtime_migrates_first_and_only_if_no_host_is_left_ou
 
     assert not plans.rolling_plan(limited("web1"), settings()).has("migrate")
     assert plans.rolling_plan(limited("web1"), settings(), exclude=["web2"]).has("migrate")
-    assert not plans.rolling_plan(BASE, settings(), ship=False).has("migrate")
 
 
 def test_with_a_command_that_takes_a_migration_back_an_abort_is_offered_and_nothing_does_it_by_itself() -> (
@@ -171,8 +170,25 @@ def test_the_printed_plan_of_a_deploy_without_downtime_says_what_is_not_migrated
     assert "no way back" not in printed
 
 
-def test_a_rollback_ships_nothing() -> None:
-    assert "stage" not in names(plans.rolling_plan(BASE, settings(), ship=False))
+def test_a_rollback_ships_nothing_examines_nothing_and_is_on_every_host_at_once() -> None:
+    plan = plans.rollback_plan(BASE, settings())
+
+    assert names(plan) == ["lock", "compare", "check-migrations", "swap", "prune", "unlock"]
+    assert plans.SWAP in plan.steps
+    assert names(plans.rollback_plan(BASE, settings(migrate=None)))[2:] == ["swap", "prune", "unlock"]
+    careful = next(step for step in plans.rollback_plan(BASE, settings(), batch=3).steps if step.undo)
+    assert "on one host, then 3 at a time" in "".join(
+        plans.describe(plans.rollback_plan(BASE, settings(), batch=3))
+    )
+    assert careful.name == "lock"
+
+
+def test_a_plan_that_does_not_swap_back_by_itself_says_so() -> None:
+    plan = plans.rolling_plan(BASE, settings(), rollback=False)
+
+    assert "swap back to the release before" not in plans.policy(plan)[0]
+    assert "fab deploy --abort" in "".join(plans.policy(plan))
+    assert "migrate.rollback" not in "".join(plans.policy(plan))
 
 
 def test_maintenance_by_hand_belongs_to_nobodys_window() -> None:

@@ -73,13 +73,60 @@ def test_a_step_is_a_barrier() -> None:
     assert decide(WINDOW, progress) == Act(DOWN, ("web2",))
 
 
-def test_a_rolling_step_takes_a_batch_at_a_time() -> None:
-    rolling = replace(SWAP, scope=Scope.ROLLING, batch=1)
-    plan = replace(WINDOW, steps=(plans.LOCK, rolling))
-    progress = all_hosts(Progress(), plans.LOCK, OK)
+FIVE = tuple(Target(f"web{number}", "r1") for number in range(1, 6))
 
-    assert decide(plan, progress) == Act(rolling, ("web1",))
-    assert decide(plan, progress.with_mark("swap", "web1", OK, undo=False)) == Act(rolling, ("web2",))
+
+def rolling(kind: Kind = Kind.COMPENSATED) -> tuple[Plan, Step, Progress]:
+    """Two at a time on five hosts; the lock is taken, and the release is on all of them."""
+    step = replace(SWAP, scope=Scope.ROLLING, batch=2, kind=kind)
+    plan = replace(WINDOW, steps=(plans.LOCK, STAGE, step), targets=FIVE, window=False)
+    progress = all_hosts(all_hosts(Progress(), plans.LOCK, OK), STAGE, OK, plan)
+    return plan, step, progress
+
+
+def test_a_rolling_step_begins_with_one_host_and_goes_on_with_a_batch_at_a_time() -> None:
+    plan, step, progress = rolling()
+
+    assert decide(plan, progress) == Act(step, ("web1",))
+    progress = progress.with_mark("swap", "web1", OK, undo=False)
+    assert decide(plan, progress) == Act(step, ("web2", "web3"))
+    progress = progress.with_mark("swap", "web2", OK, undo=False)
+    progress = progress.with_mark("swap", "web3", OK, undo=False)
+    assert decide(plan, progress) == Act(step, ("web4", "web5"))
+
+
+def test_the_second_of_five_that_fails_its_health_check_stops_the_roll_and_has_the_first_swapped_back() -> (
+    None
+):
+    plan, step, progress = rolling()
+    unchanged = Mark(State.FAILED, {"unchanged": True})
+    for host, mark in (("web1", OK), ("web2", unchanged), ("web3", OK)):
+        progress = progress.with_mark("swap", host, mark, undo=False)
+
+    assert isinstance(decide(plan, progress), TurnBack)
+    progress = replace(progress, reverting=True)
+    assert decide(plan, progress) == Act(step, ("web1", "web3"), undo=True)
+    for host in ("web1", "web3"):
+        progress = progress.with_mark("swap", host, OK, undo=True)
+    assert decide(plan, progress) == Act(STAGE, plan.hosts, undo=True)
+
+
+def test_told_not_to_swap_back_it_holds_and_an_abort_does() -> None:
+    plan, step, progress = rolling(Kind.PIVOT)
+    progress = progress.with_mark("swap", "web1", OK, undo=False)
+    progress = progress.with_mark("swap", "web2", Mark(State.FAILED, {"unchanged": True}), undo=False)
+
+    assert decide(plan, progress) == End(Verdict.HELD)
+    assert may_abort(plan, progress)
+    assert decide(plan, replace(progress, reverting=True)) == Act(step, ("web1",), undo=True)
+    assert decide(plan, progress.forget_failures()) == Act(step, ("web2", "web3"))
+
+
+def test_told_not_to_swap_back_a_first_host_that_fails_is_undone_for_nothing_is_on_the_new_release() -> None:
+    plan, _, progress = rolling(Kind.PIVOT)
+    progress = progress.with_mark("swap", "web1", Mark(State.FAILED, {"unchanged": True}), undo=False)
+
+    assert isinstance(decide(plan, progress), TurnBack)
 
 
 def test_the_public_is_let_in_on_one_host_first_and_on_the_others_once_that_is_proved() -> None:
