@@ -51,6 +51,6 @@ def _needs(found: re.Match[str]) -> str:
 
 def ended(error: DeployError) -> Exit:
     """What ends `fab` with the error's text and exit code."""
-    from deploytools.report import error_text
+    from deploytools.report.text import error_text
 
     return Exit(error_text(error), code=error.exit_code)

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from deploytools import commands, journal
 from deploytools.commands import Answer, Command, Upload
@@ -19,8 +18,9 @@ from deploytools.errors import DeployError, LockHeld, OperationFailed
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal, Record
 from deploytools.moments import has_passed
-from deploytools.plan import Plan, Step
+from deploytools.plan import Plan
 from deploytools.remote import Remote
+from deploytools.reporter import Reporter
 from deploytools.saga import (
     Act,
     End,
@@ -41,22 +41,6 @@ RECONNECT = 60.0
 BUSY = 5
 # Between two such attempts, in seconds.
 RETRY = 0.5
-
-
-class Reporter(Protocol):
-    """What the engine tells while it works."""
-
-    def step(self, plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool) -> None:
-        """A step begins on these hosts."""
-
-    def answer(self, step: Step, host: str, answer: Answer, seconds: float) -> None:
-        """A host is done with the step, one way or the other."""
-
-    def line(self, host: str, text: str) -> None:
-        """A host program says something while it runs."""
-
-    def note(self, text: str) -> None:
-        """Anything else worth knowing."""
 
 
 @dataclass
@@ -144,12 +128,13 @@ class Engine:
             self.pulse()
         self.reporter.step(self.plan, step, act.hosts, undo=undo)
         begun, sent = self.clock(), len(self.journal.unstored())
-        answers = self._ask(progress, act, attempted)
-        seconds = self.clock() - begun
-        records = []
-        for host in act.hosts:
-            self.reporter.answer(step, host, answers[host], seconds)
-            records.append(journal.outcome(step.name, host, answers[host], undo=undo, seconds=seconds))
+        answers, arrived = self._ask(progress, act, attempted)
+        seconds = {host: arrived.get(host, self.clock()) - begun for host in act.hosts}
+        self.reporter.answers(step, answers, seconds)
+        records = [
+            journal.outcome(step.name, host, answers[host], undo=undo, seconds=seconds[host])
+            for host in act.hosts
+        ]
         progress = self._record(progress, *records)
         if takes_lock:
             lock = answers[self.plan.lock_host].mark
@@ -189,8 +174,12 @@ class Engine:
             hosts=hosts,
         )
 
-    def _ask(self, progress: Progress, act: Act, attempted: set[str]) -> dict[str, Answer]:
+    def _ask(
+        self, progress: Progress, act: Act, attempted: set[str]
+    ) -> tuple[dict[str, Answer], dict[str, float]]:
         """Run the step on its hosts; ask again where the link was lost, until RECONNECT has passed.
+
+        Returns the answers, and when each arrived by `clock`; in the order of the hosts.
 
         A host that isn't reached at all has failed while the run can turn back; later it is asked again, too.
         Asking again is safe because host programs are idempotent under the run id; a hook is not asked
@@ -202,8 +191,17 @@ class Engine:
         deadline = self.clock() + RECONNECT
         asked = set(attempted)
         forward_only = not act.undo and not may_turn_back(self.plan, progress)
+        arrived: dict[str, float] = {}
+
+        def work(remote: Remote) -> Answer:
+            try:
+                return self._run(remote, todo[remote.name])
+            finally:
+                arrived[remote.name] = self.clock()
+                self.reporter.heard(act.step, remote.name)
+
         while left:
-            outcomes = self.fleet.map(lambda remote: self._run(remote, todo[remote.name]), hosts=left)
+            outcomes = self.fleet.map(work, hosts=left)
             again = []
             for host, outcome in outcomes.items():
                 away = forward_only and isinstance(outcome, Unreached)
@@ -220,7 +218,7 @@ class Engine:
             if left:
                 self.reporter.note(f"no certain answer from {', '.join(left)}; asking again")
                 self.wait(RETRY)
-        return answers
+        return {host: answers[host] for host in act.hosts}, arrived
 
     def _takes_lock(self, act: Act) -> bool:
         """Whether the lock, and with it the run's journal, isn't there yet; a resumed run has both."""

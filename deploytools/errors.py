@@ -6,8 +6,8 @@ Each exit code has an entry in docs/runbook.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 # What each exit code means; docs/reference.md has this table, and host programs use the same codes.
 EXIT_CODES = {
@@ -34,6 +34,9 @@ class DeployError(Exception):
         state: what the site and the hosts are left in.
         next: the command to type next, or what to mend first.
         details: further lines, for instance one per host.
+
+    Attributes:
+        run: the run that ended so, as `fab history --json` has it; None where none had begun.
     """
 
     exit_code: ClassVar[int] = 3
@@ -53,6 +56,7 @@ class DeployError(Exception):
         self.state = state
         self.next = next
         self.details = tuple(details)
+        self.run: Mapping[str, Any] | None = None
 
 
 class UsageError(DeployError):

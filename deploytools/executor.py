@@ -60,7 +60,7 @@ class OnceExecutor(fabric.Executor):  # type: ignore[misc]
             self.config.update({SESSION: {"hosts": self.core[0].args.hosts.value, "environment": None}})
             return super().execute(*tasks)
         except DeployError as error:
-            from deploytools.report import error_text
+            from deploytools.report.text import error_text
 
             print(error_text(error), file=sys.stderr)
             raise Exit(code=error.exit_code) from error

@@ -24,7 +24,7 @@ from typing import Any
 
 from deploytools import commands, journal, saga, survey
 from deploytools.conclusion import conclude, standing
-from deploytools.engine import Engine, JournalLost, Reporter, Stop
+from deploytools.engine import Engine, JournalLost, Stop
 from deploytools.errors import (
     DeployError,
     InMaintenance,
@@ -38,7 +38,8 @@ from deploytools.heartbeat import Heartbeat
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
 from deploytools.remote import Remote, connector
-from deploytools.report import described
+from deploytools.report.runs import described
+from deploytools.reporter import Reporter
 from deploytools.saga import Verdict
 from deploytools.settings import Host, Settings
 from deploytools.survey import Status
@@ -142,14 +143,13 @@ def _target(name: str, status: Status) -> Target:
     return Target(name, status["release"], window["state"] == "down", window.get("run_id"))
 
 
-def expectation(fleet: Fleet, settings: Settings) -> str | None:
-    """How long past windows make expect that the site is down, in words; None where there is none."""
+def expectation(fleet: Fleet, settings: Settings) -> journal.Estimate | None:
+    """How long past windows make expect that the site is down; None where there is none."""
     try:
         runs, _ = survey.past_runs(fleet, settings, last=LATELY)
-        expected = journal.estimate(runs.values())
+        return journal.estimate(runs.values())
     except (DeployError, ValueError, KeyError, TypeError):  # what can't be read is no reason not to deploy
         return None
-    return str(expected) if expected else None
 
 
 def get_ready(plan: Plan, settings: Settings, fleet: Fleet) -> Plan:
@@ -237,7 +237,7 @@ def _run(
     archive: Path | None = None,
     aborting: bool = False,
 ) -> Finished:
-    with _interruptible(reporter) as stop:
+    with _reported(reporter, plan, log.records), _interruptible(reporter) as stop:
         fleet.cancel = stop.cancel
         engine = Engine(
             plan=plan,
@@ -319,6 +319,15 @@ def _notify(settings: Settings, records: Sequence[Record], reporter: Reporter) -
         return
     if told.returncode != 0:
         reporter.note(f"hooks.notify ended with exit code {told.returncode}: {told.stderr.strip()[-500:]}")
+
+
+@contextmanager
+def _reported(reporter: Reporter, plan: Plan, records: Sequence[Record]) -> Iterator[None]:
+    reporter.begin(plan, records)
+    try:
+        yield
+    finally:
+        reporter.end()
 
 
 @contextmanager

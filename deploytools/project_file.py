@@ -35,7 +35,7 @@ def check_project_file() -> None:
     try:
         check(directory)
     except DeployError as error:
-        from deploytools.report import error_text
+        from deploytools.report.text import error_text
 
         print(error_text(error), file=sys.stderr)
         raise Exit(code=error.exit_code) from error

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deploytools.tasks.task import confirm, operation
+from deploytools.tasks.task import EVENTS, confirm, operation
 
 if TYPE_CHECKING:
+    from deploytools.journal import Estimate
     from deploytools.plan import Plan
     from deploytools.settings import Settings
 
@@ -18,6 +19,7 @@ _BATCH = "how many hosts at a time, after the first one: a number, or a share li
 
 
 @operation(
+    run=True,
     help={
         "ref": "what to deploy: a branch, tag or commit (default: source.ref of fabric.yaml)",
         "with-downtime": "the whole window: maintenance, drain, migrate, swap, verify, back",
@@ -31,6 +33,7 @@ _BATCH = "how many hosts at a time, after the first one: a number, or a share li
         "no-rollback": "where a host fails, don't swap back those before it: stop there and wait",
         "resume": "go on with the interrupted run, from any laptop",
         "abort": "back out of the interrupted run, from any laptop",
+        **EVENTS,
     },
     iterable=["exclude"],
 )
@@ -48,6 +51,7 @@ def deploy(
     no_rollback: bool = False,
     resume: bool = False,
     abort: bool = False,
+    json: bool = False,
 ) -> None:
     """Ship a release and swap to it, dropping nothing.
 
@@ -69,7 +73,7 @@ def deploy(
     from deploytools.errors import NeedsWindow
     from deploytools.executor import current_settings
     from deploytools.moments import parse_until, parse_wait
-    from deploytools.report import PlainReporter, summary
+    from deploytools.report.reporting import Reporting
 
     if resume or abort:
         _refuse_beside(
@@ -86,21 +90,20 @@ def deploy(
             },
         )
     settings = current_settings(c)
-    reporter = PlainReporter(sys.stderr)
+    reporter = Reporting(json=json)
     if resume or abort:
-        with op.opened(settings, exclude) as fleet:
+        with op.opened(settings, exclude) as fleet, reporter:
             lock = survey.open_lock(fleet, settings)
             survey.wait_until_gone(fleet, settings, lock, reporter.note)
             records = survey.read_journal(fleet, settings, lock["run_id"])
-            finished = op.resume(records, settings, fleet, reporter, abort=abort, exclude=exclude or ())
-        print(summary(finished.records))
+            op.resume(records, settings, fleet, reporter, abort=abort, exclude=exclude or ())
         return
     now = datetime.now(timezone.utc)
     ends, patience = parse_until(until or f"+{settings.window.expected:.0f}s", now), parse_wait(lock_wait)
     source = releasing.resolve(settings, ref, now)
     for line in source.dirty:
         reporter.note(f"not committed, so not shipped: {line}")
-    with op.connected(settings, exclude) as fleet:
+    with op.connected(settings, exclude) as fleet, reporter:
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan(
@@ -118,33 +121,43 @@ def deploy(
         if wanted.window and settings.migrate and not wanted.has("migrate"):
             others = ", ".join(plans.left_out(base, settings, exclude or ()))
             reporter.note(f"{others} would go on with the old code, so nothing may be pending")
-        expected = op.expectation(fleet, settings) if wanted.window and (plan or not yes) else None
+        expected = op.expectation(fleet, settings) if wanted.window else None
         if plan:
-            print("\n".join(plans.describe(wanted, expected)))
+            _show(wanted, expected, json)
             return
-        _confirm(wanted, yes, expected)
+        _confirm(wanted, yes, json, expected)
+        reporter.expect(expected)
         with releasing.packed(source, settings, base.by, now, online=not wanted.window) as archive:
             shipped = replace(wanted, digest=archive.digest)
             try:
-                finished = op.carry_out(shipped, settings, fleet, reporter, archive.path)
+                op.carry_out(shipped, settings, fleet, reporter, archive.path)
             except NeedsWindow:
                 window = plans.downtime_plan(base, settings, exclude=exclude or ())
                 reporter.note("with --with-downtime this would be:")
-                print("\n".join(plans.describe(window)), file=sys.stderr)
+                for line in plans.describe(window):
+                    reporter.note(line)
                 raise
-    print(summary(finished.records))
 
 
 @operation(
+    run=True,
     help={
         "back": "back to the generation that is still warm (app.soak_time)",
         "batch": _BATCH,
         "exclude": _EXCLUDE,
         "lock-wait": _LOCK_WAIT,
+        **EVENTS,
     },
     iterable=["exclude"],
 )
-def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None, lock_wait: str = "0") -> None:
+def hotswap(
+    c: Any,
+    back: bool = False,
+    batch: str = "1",
+    exclude: Any = None,
+    lock_wait: str = "0",
+    json: bool = False,
+) -> None:
     """Replace the app's process, dropping nothing.
 
     A new process on the same release; with --back the one that is still warm, if its release fits the schema.
@@ -156,27 +169,28 @@ def hotswap(c: Any, back: bool = False, batch: str = "1", exclude: Any = None, l
     from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.moments import parse_wait
-    from deploytools.report import PlainReporter, summary
+    from deploytools.report.reporting import Reporting
 
-    settings, reporter, patience = current_settings(c), PlainReporter(sys.stderr), parse_wait(lock_wait)
-    with op.connected(settings, exclude) as fleet:
+    settings, patience = current_settings(c), parse_wait(lock_wait)
+    with op.connected(settings, exclude) as fleet, Reporting(json=json) as reporter:
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan("hotswap", settings, statuses, exclude=exclude)
         if back:
             base = replace(base, release=plans.warm_release({host: statuses[host] for host in base.hosts}))
         wanted = plans.hotswap_plan(base, settings, batch=_batch(batch, base), back=back)
-        finished = op.carry_out(wanted, settings, fleet, reporter)
-    print(summary(finished.records))
+        op.carry_out(wanted, settings, fleet, reporter)
 
 
 @operation(
+    run=True,
     help={
         "to": "the release to go back to, as `fab releases` shows it (default: the one before)",
         "yes": "don't ask",
         "batch": f"{_BATCH} (default: all at once)",
         "exclude": _EXCLUDE,
         "lock-wait": _LOCK_WAIT,
+        **EVENTS,
     },
     iterable=["exclude"],
 )
@@ -187,6 +201,7 @@ def rollback(
     batch: str | None = None,
     exclude: Any = None,
     lock_wait: str = "0",
+    json: bool = False,
 ) -> None:
     """Go back to an earlier release.
 
@@ -198,19 +213,18 @@ def rollback(
     from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.moments import parse_wait
-    from deploytools.report import PlainReporter, summary
+    from deploytools.report.reporting import Reporting
 
-    settings, reporter, patience = current_settings(c), PlainReporter(sys.stderr), parse_wait(lock_wait)
-    with op.connected(settings, exclude) as fleet:
+    settings, patience = current_settings(c), parse_wait(lock_wait)
+    with op.connected(settings, exclude) as fleet, Reporting(json=json) as reporter:
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         on_hosts = survey.ask(fleet, settings, "release", "list")
         target = plans.rollback_target(on_hosts, to)
         base = op.base_plan("rollback", settings, statuses, exclude=exclude, release=target)
         wanted = plans.rollback_plan(base, settings, batch=_batch(batch, base) if batch else None)
-        _confirm(wanted, yes)
-        finished = op.carry_out(wanted, settings, fleet, reporter)
-    print(summary(finished.records))
+        _confirm(wanted, yes, json)
+        op.carry_out(wanted, settings, fleet, reporter)
 
 
 @operation(help={"force": "the run whose lock is to be freed, as `fab status` shows it"})
@@ -264,10 +278,26 @@ def _batch(text: str, base: Plan) -> int:
         ) from None
 
 
-def _confirm(plan: Plan, yes: bool, expected: str | None = None) -> None:
-    """Show the plan and ask, unless --yes was given."""
+def _show(plan: Plan, expected: Estimate | None, json: bool) -> None:
+    """Print what --plan wants: the plan, as text or as JSON."""
+    from dataclasses import asdict
+    from json import dumps
+
     from deploytools import plan as plans
 
+    if json:
+        print(dumps({"ok": True, "plan": asdict(plan), "expected": expected and asdict(expected)}))
+    else:
+        print("\n".join(plans.describe(plan, str(expected) if expected else None)))
+
+
+def _confirm(plan: Plan, yes: bool, json: bool, expected: Estimate | None = None) -> None:
+    """Show the plan and ask, unless --yes was given. A machine isn't asked: UsageError without it."""
+    from deploytools import plan as plans
+    from deploytools.errors import UsageError
+
+    if json and not yes:
+        raise UsageError("with --json nobody is asked", state="nothing was changed", next="add --yes")
     if not yes:
-        print("\n".join(plans.describe(plan, expected)), file=sys.stderr)
+        print("\n".join(plans.describe(plan, str(expected) if expected else None)), file=sys.stderr)
     confirm(yes)

@@ -22,7 +22,7 @@ def status(c: Any, json: bool = False) -> None:
     from deploytools import setup, survey
     from deploytools.errors import OperationFailed
     from deploytools.executor import current_settings
-    from deploytools.hosts_report import status_text
+    from deploytools.report.hosts import status_text
 
     settings = current_settings(c)
     hosts = [str(host) for host in settings.hosts]
@@ -79,7 +79,7 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
     from deploytools.examination import Examined
     from deploytools.executor import current_settings, runs_once
     from deploytools.hostnames import names
-    from deploytools.hosts_report import doctor_text
+    from deploytools.report.hosts import doctor_text
 
     settings = current_settings(c)
     here = tuple(laptop.findings(settings, once=runs_once(c), state=op.journals()))
@@ -113,7 +113,8 @@ def releases(c: Any, json: bool = False) -> None:
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
-    from deploytools.report import release_state, table
+    from deploytools.report.runs import release_state
+    from deploytools.report.text import table
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
@@ -135,7 +136,7 @@ def history(c: Any, json: bool = False) -> None:
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
-    from deploytools.report import history_text, past
+    from deploytools.report.runs import history_text, past
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:

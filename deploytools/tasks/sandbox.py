@@ -63,13 +63,11 @@ def _install(c: Any) -> None:
 
 def _revive(c: Any) -> None:
     """Start the application again on the release that it had when the sandbox went down."""
-    import sys
-
     from deploytools import operation as op
     from deploytools import plan as plans
     from deploytools import survey
     from deploytools.executor import choose_environment, current_settings
-    from deploytools.report import PlainReporter
+    from deploytools.report.plain import PlainReporter, to_stderr
 
     choose_environment(c, "sandbox")
     settings = current_settings(c)
@@ -79,4 +77,4 @@ def _revive(c: Any) -> None:
         if status["release"] is None or status["lock"] or (status["serving"] or {}).get("alive"):
             return
         plan = plans.hotswap_plan(op.base_plan("hotswap", settings, statuses), settings)
-        op.carry_out(plan, settings, fleet, PlainReporter(sys.stderr))
+        op.carry_out(plan, settings, fleet, PlainReporter(to_stderr))

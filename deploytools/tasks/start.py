@@ -64,7 +64,7 @@ def setup(
     from deploytools import provisioning
     from deploytools.errors import UsageError
     from deploytools.executor import current_settings
-    from deploytools.report import alike, setup_text
+    from deploytools.report.setup import alike, setup_text
     from deploytools.setup.command import Action
 
     if (purge and not remove) or (install_packages and remove):

@@ -15,16 +15,19 @@ from invoke.exceptions import Exit
 from deploytools.errors import DeployError, UsageError
 from deploytools.executor import require_once
 
+EVENTS = {"json": "for a machine: the result as one JSON object, and events as JSON lines on stderr"}
 
-def operation(**options: Any) -> Callable[[Callable[..., None]], Any]:
+
+def operation(*, run: bool = False, **options: Any) -> Callable[[Callable[..., None]], Any]:
     """Make a function a Fabric task that runs once over its hosts, whatever -H says.
 
-    Takes the options of fabric.task. A DeployError becomes its message and its exit code.
+    Takes the options of fabric.task. A DeployError becomes its message and its exit code. A task that is
+    a `run` has the option --json (EVENTS), with which the error is JSON, too.
     """
 
     def decorate(body: Callable[..., None]) -> Any:
         about = options.get("help", {})
-        task = Task(_framed(body), **{**options, "help": dict(about)})
+        task = Task(_framed(body, run), **{**options, "help": dict(about)})
         task.once = True
         task.about = about  # Invoke empties its copy when it is first asked for the arguments
         return task
@@ -32,17 +35,21 @@ def operation(**options: Any) -> Callable[[Callable[..., None]], Any]:
     return decorate
 
 
-def _framed(body: Callable[..., None]) -> Callable[..., None]:
+def _framed(body: Callable[..., None], is_run: bool) -> Callable[..., None]:
     @functools.wraps(body)
     def run(c: Any, *args: Any, **kwargs: Any) -> None:
-        from deploytools.report import error_text
+        from deploytools.report.text import error_json, error_text, writable
 
+        writable(sys.stdout)
         try:
             require_once(c)
             body(c, *args, **kwargs)
             sys.stdout.flush()
         except DeployError as error:
-            print(error_text(error), file=sys.stderr)
+            if is_run and kwargs.get("json"):
+                print(error_json(error))
+            else:
+                print(error_text(error), file=sys.stderr)
             raise Exit(code=error.exit_code) from error
         except BrokenPipeError:
             # `fab history | head`. What Python flushes at its end would be a traceback once more.

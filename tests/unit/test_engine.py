@@ -20,8 +20,9 @@ from deploytools.engine import Engine, JournalLost, Stop, Superseded
 from deploytools.errors import InMaintenance, Interrupted, LockHeld, OperationFailed
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal
-from deploytools.plan import Plan, Step, Target
+from deploytools.plan import Plan, Target
 from deploytools.remote import LinkLost, Result
+from deploytools.reporter import Reporter
 from deploytools.saga import Verdict
 from deploytools.settings import Host
 from tests.support.values import BASE, settings
@@ -123,11 +124,8 @@ def _words(command: Command) -> tuple[str, str]:
     return name, command.argv[1] if name in ("lock", "release", "migrate", "journal") else ""
 
 
-class Silent:
-    def step(self, plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool) -> None: ...
-    def answer(self, step: Step, host: str, answer: Any, seconds: float) -> None: ...
-    def line(self, host: str, text: str) -> None: ...
-    def note(self, text: str) -> None: ...
+class Silent(Reporter):
+    """For whom nobody listens."""
 
 
 def engine(world: World, tmp_path: Path, plan: Plan = WINDOW, stop: Stop | None = None) -> Engine:

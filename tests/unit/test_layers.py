@@ -20,7 +20,12 @@ ALLOWED = {
     "commands": {"plan", "saga", "settings"},
     "journal": {"commands", "plan", "saga"},
     "fleet": {"errors", "settings", "remote"},
-    "engine": {"commands", "errors", "fleet", "journal", "moments", "plan", "remote", "saga", "settings"},
+    "engine": {
+        *("commands", "errors", "fleet", "journal", "moments", "plan", "remote", "reporter", "saga"),
+        "settings",
+    },
+    "probe": set(),
+    "reporter": {"commands", "journal", "plan", "probe"},
     "hostnames": set(),
     "survey": {"commands", "engine", "errors", "fleet", "hostnames", "journal", "remote", "settings"},
     "conclusion": {"engine", "errors", "journal", "plan", "saga"},

@@ -22,7 +22,7 @@ from deploytools.errors import (
 from deploytools.fleet import Fleet
 from deploytools.operation import unreachable
 from deploytools.plan import Target
-from deploytools.report import error_text
+from deploytools.report.text import error_text
 from deploytools.settings import Host
 from tests.support.values import BASE
 from tests.unit.test_engine import SETTINGS, WINDOW, FakeHost, Silent, World, failing

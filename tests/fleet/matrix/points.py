@@ -43,7 +43,7 @@ class _Watch:
     def begin(self) -> None:
         from deploytools.journal import Journal
         from deploytools.remote import Remote
-        from deploytools.report import PlainReporter
+        from deploytools.report.plain import PlainReporter
 
         append, run, step = Journal.append, Remote.run, PlainReporter.step
 

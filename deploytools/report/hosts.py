@@ -8,7 +8,7 @@ from typing import Any
 
 from deploytools.examination import ERROR, Examined, Finding
 from deploytools.hostnames import folded, names
-from deploytools.report import table
+from deploytools.report.text import table
 from deploytools.survey import Status
 
 # Up to so many hosts have a line each.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploytools.examination import Examined, Finding
-from deploytools.hosts_report import doctor_text, status_text
+from deploytools.report.hosts import doctor_text, status_text
 
 FINE = Finding("disk", True, "room")
 HUNDRED = [f"web{number}" for number in range(1, 101)]

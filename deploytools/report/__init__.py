@@ -1,0 +1,1 @@
+"""What a person sees: progress on stderr, the result on stdout. What a machine reads: --json."""

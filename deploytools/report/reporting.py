@@ -1,0 +1,87 @@
+"""What a task tells of its run: lines or a live view for people, JSON for machines; then the summary."""
+
+from __future__ import annotations
+
+import json as json_
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from deploytools import operation
+from deploytools.commands import Answer
+from deploytools.errors import DeployError
+from deploytools.journal import Estimate, Record
+from deploytools.plan import Plan, Step
+from deploytools.probe import Sample, seen
+from deploytools.report.events import EventsReporter, Recorder
+from deploytools.report.plain import PlainReporter, to_stderr
+from deploytools.report.runs import described, summary
+from deploytools.reporter import Reporter
+
+
+class Reporting(Reporter):
+    """A reporter for one task. Left as a context, it prints the result of the run, if there was one.
+
+    That is the summary, or with `json` one object; of a run that failed, what it had come to.
+    """
+
+    def __init__(self, *, json: bool = False) -> None:
+        self._json = json
+        self._kept = Recorder(operation.journals)
+        shown = EventsReporter(to_stderr) if json else PlainReporter(to_stderr)
+        self._all: tuple[Reporter, ...] = (shown, self._kept)
+
+    def expect(self, estimate: Estimate | None) -> None:
+        """Say what past windows make expect of this one."""
+
+    def __enter__(self) -> Reporting:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._kept.records or (error is not None and not isinstance(error, DeployError)):
+            return
+        visitors = seen(self._kept.samples)
+        run = described(self._kept.records, visitors)
+        if isinstance(error, DeployError):
+            error.run = run
+        if not self._json:
+            print(summary(self._kept.records, visitors, error.next if error else None))
+        elif error is None:
+            print(json_.dumps({"ok": True, "exit_code": 0, "run": run}))
+
+    def begin(self, plan: Plan, records: Sequence[Record]) -> None:
+        for each in self._all:
+            each.begin(plan, records)
+
+    def end(self) -> None:
+        for each in self._all:
+            each.end()
+
+    def step(self, plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool) -> None:
+        for each in self._all:
+            each.step(plan, step, hosts, undo=undo)
+
+    def progress(self, step: Step, host: str, done: int, total: int) -> None:
+        for each in self._all:
+            each.progress(step, host, done, total)
+
+    def heard(self, step: Step, host: str) -> None:
+        for each in self._all:
+            each.heard(step, host)
+
+    def answers(self, step: Step, answers: Mapping[str, Answer], seconds: Mapping[str, float]) -> None:
+        for each in self._all:
+            each.answers(step, answers, seconds)
+
+    def line(self, host: str, text: str) -> None:
+        for each in self._all:
+            each.line(host, text)
+
+    def note(self, text: str) -> None:
+        for each in self._all:
+            each.note(text)
+
+    def sample(self, sample: Sample) -> None:
+        for each in self._all:
+            each.sample(sample)

@@ -1,0 +1,135 @@
+"""Past runs, and the one that has just ended, in a few lines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from deploytools.hostnames import folded
+from deploytools.journal import Record, left_out, plan_of, times
+from deploytools.probe import Seen
+from deploytools.report.text import seconds, table, when
+from deploytools.saga import Verdict
+
+
+def summary(records: Sequence[Record], visitors: Seen | None = None, next_: str | None = None) -> str:
+    """A run in a few lines to paste into a chat: what, who, what it cost visitors, what to do `next_`.
+
+    What nobody measured is told as that.
+    """
+    run = described(records, visitors)
+    lines = [f"{run['operation']} of {run['application']}: {ended(run)}{_change(run)}"]
+    lines += [_line("hosts", folded(run["hosts"]))]
+    lines += [_line("left out", ", ".join(left_out(records)))] if left_out(records) else []
+    lines += [_line("who", f"{run['by']} on {run['laptop']}")]
+    lines += [_line("why", run["reason"])] if run["reason"] else []
+    if not run["operation"].startswith("maint-"):
+        lines += [_line("downtime", _downtime(run, visitors))]
+        if run["migration_seconds"] is not None:
+            lines += [_line("migration", seconds(run["migration_seconds"]))]
+        lost = f"{visitors.lost} of the probe's {visitors.sent} requests" if visitors else "not measured"
+        lines += [_line("lost", lost)]
+    lines += [_line("took", seconds(run["seconds"])), _line("run", run["run_id"])]
+    return "\n".join([*lines, _line("next", next_ or _next(run))])
+
+
+def _line(word: str, text: str) -> str:
+    return f"  {word:10} {text}"
+
+
+def _downtime(run: Mapping[str, Any], visitors: Seen | None) -> str:
+    told = "not measured as visitors see it"
+    if visitors is not None and visitors.downtime is None:
+        told = "none seen by the probe"
+    elif visitors is not None:
+        least = "at least " if visitors.from_start or visitors.to_end else ""
+        told = f"{least}{visitors.downtime:.1f} s seen by the probe"
+        told += ", to which the site didn't answer at the end either" if visitors.to_end else ""
+    if run["downtime_seconds"] is None:
+        return told
+    whole = f"{run['downtime_seconds']:.1f} s from the first host told to go down to the last proved up"
+    return f"{told}; {whole}" if visitors else f"{whole}; {told}"
+
+
+def _change(run: Mapping[str, Any]) -> str:
+    if not run["release"]:
+        return ""
+    same = run["from"] == run["release"]
+    return f", on {run['release']}" if same else f", {run['from'] or 'nothing'} -> {run['release']}"
+
+
+def _next(run: Mapping[str, Any]) -> str:
+    """What is left to do where no error says so."""
+    return "fab maint-up ends maintenance" if run["operation"] == "maint-down" else "nothing"
+
+
+def ended(run: Mapping[str, Any]) -> str:
+    """How a run ended, in words."""
+    words = {
+        Verdict.DONE.value: "done",
+        Verdict.REVERTED.value: "failed and undone",
+        Verdict.HELD.value: "holds, and needs the operator",
+    }
+    return words.get(str(run["verdict"]), "open")
+
+
+def described(records: Sequence[Record], visitors: Seen | None = None) -> dict[str, Any]:
+    """A run as a machine reads it: `fab history --json` is a list of these. `visitors`: what a probe saw."""
+    plan, measured = plan_of(records), times(records)
+    ends = [record["verdict"] for record in records if record["kind"] == "end"]
+    return {
+        "run_id": plan.run_id,
+        "operation": plan.operation,
+        "application": plan.application,
+        "release": plan.release,
+        "from": next((target.release for target in plan.targets if target.release), None),
+        "hosts": list(plan.hosts),
+        "by": plan.by,
+        "laptop": plan.laptop,
+        "reason": plan.reason,
+        "started": measured.started,
+        "verdict": ends[-1] if ends else None,
+        "seconds": round((measured.ended or records[-1]["at"]) - measured.started, 3),
+        "downtime_seconds": None if measured.downtime is None else round(measured.downtime, 3),
+        "migration_seconds": measured.migration,
+        "visitors": None if visitors is None else asdict(visitors),
+    }
+
+
+def past(journals: Mapping[str, Sequence[Record]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Given the records of runs by id, return the runs as `described`; and by id why some can't be."""
+    runs, bad = [], {}
+    for run_id, records in journals.items():
+        try:
+            runs.append(described(records))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            bad[run_id] = f"it is no journal of ours: {error!r}"
+    return runs, bad
+
+
+def history_text(runs: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
+    """Past runs, one per line; where they don't fit into `width` characters, one after the other."""
+    if not runs:
+        return "no runs yet"
+    rows = [
+        {
+            "when": when(run["started"]),
+            "what": run["operation"],
+            "result": ended(run),
+            "release": run["release"],
+            "who": run["by"],
+            "downtime": seconds(run["downtime_seconds"]),
+            "migration": seconds(run["migration_seconds"]),
+            "run": run["run_id"],
+        }
+        for run in runs
+    ]
+    return table(rows, list(rows[0]), width)
+
+
+def release_state(item: Mapping[str, Any]) -> str:
+    """What a person needs to know of a release on a host: that it serves, served before, or failed."""
+    told = ["current"] if item["current"] else ["previous"] if item.get("previous") else []
+    told += {"failed": ["failed"], "staged": ["never deployed whole"]}.get(str(item.get("state")), [])
+    return ", ".join(told)
