@@ -20,7 +20,7 @@ from deploytools.project_file import check
 
 NO_PROJECT = """error: there is no fabfile.py in this directory, nor in one above it
   state: nothing was changed
-  next:  cd to the project, or make one here: python -m deploytools init --application NAME --host HOST"""
+  next:  cd to the project, or make one here: python -m deploytools init"""
 
 
 class Program(Fab):  # type: ignore[misc]

@@ -5,8 +5,9 @@ Fabric parses the tasks right after it has imported the fabfile, and the fabfile
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fabric.main
@@ -33,11 +34,49 @@ def refusing(parse: Callable[[], None]) -> Callable[[], None]:
                 _MISSING.sub(_needs, str(error)).rstrip("!"),
                 where="the command line",
                 state="nothing was changed",
-                next=f"fab --help {task}" if task else "fab --list",
+                next=f"fab --help {task}" if task else _meant(str(error), parse),
             )
             raise ended(refused) from error
 
     return parsed
+
+
+# What people try, and what they mean by it. None of it is another name of these tasks: `fab up` in the wrong
+# terminal would lift a window.
+_WORDS = {
+    "up": ("maint-up", "sandbox.up"),
+    "down": ("maint-down", "sandbox.down"),
+    "maint": ("maint-down", "maint-up"),
+    "maintenance": ("maint-down", "maint-up"),
+    "abort": ("deploy --abort",),
+    "resume": ("deploy --resume",),
+    "lock": ("status",),
+    "logs": ("status", "history"),
+    "migrations": ("migrate",),
+    "install": ("setup",),
+    "provision": ("setup",),
+    "upgrade": ("setup",),
+    "new": ("init",),
+    "revert": ("rollback",),
+    "undo": ("rollback",),
+    "release": ("deploy", "releases"),
+    "ship": ("deploy",),
+    "push": ("deploy",),
+    "use": ("on",),
+    "sandbox": ("sandbox.up", "on sandbox status"),
+    "demo": ("sandbox.up",),
+}
+
+
+def _meant(message: str, parse: Callable[[], None]) -> str:
+    """Given the message about an unknown task, what to type instead."""
+    unknown = re.search(r"No idea what '(.*)' is", message)
+    collection = getattr(getattr(parse, "__self__", None), "collection", None)
+    if unknown is None or collection is None:
+        return "fab --list"
+    known: Sequence[str] = list(collection.task_names)
+    close = _WORDS.get(unknown[1]) or tuple(difflib.get_close_matches(unknown[1], known, n=2))
+    return "".join(f"fab {name}, or " for name in close) + "fab --list"
 
 
 _MISSING = re.compile(r"'(\S+)' did not receive required positional arguments: (.+)")

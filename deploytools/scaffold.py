@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from deploytools.detection import Found
 from deploytools.errors import UsageError
 from deploytools.settings import load
 
 TEMPLATE = Path(__file__).parent / "templates" / "fabric.yaml"
 FABFILE = "from deploytools.tasks import ns  # noqa: F401\n"
+EXAMPLE_HOST = "deploy@web1.example.com"
+
+_MIGRATE = """\
+  migrate:                          # run once, on one host, between maintenance on and off
+{keys}
+    # python: "{{release}}/venv/bin/python"    # the interpreter that has the tool, if not Debian's"""
+_NO_MIGRATE = """\
+  # migrate:                        # run once, on one host, between maintenance on and off
+  #   adapter: alembic              # or django, or command for any other tool
+  #   engine: postgresql
+  #   python: "{release}/venv/bin/python"
+  #   env: {}"""
 
 
-def write_project(directory: Path, application: str, hosts: Sequence[str]) -> list[Path]:
-    """Write fabric.yaml and fabfile.py into `directory` and return them.
+def write_project(directory: Path, found: Found, hosts: Sequence[str]) -> list[Path]:
+    """Write fabric.yaml and fabfile.py for the project `found` into `directory` and return them.
 
-    Raises UsageError where one of them is there already, and SettingsError where a name or a host
-    is not usable; nothing is written then.
+    Raises UsageError where one of them is there already, and SettingsError where a name, a host or a
+    command is not usable; nothing is written then.
     """
-    named = list(hosts) or ["deploy@web1.example.com"]
-    wanted = {"application": application, "hosts": named, "app": {"command": "/usr/bin/php-cgi"}}
-    load(wanted, environment=None, only_hosts=None, environ={}, root=directory)
-    # A JSON string is a YAML string too, whatever is in it.
-    lines = "\n".join(f"    - {json.dumps(host)}" for host in named)
-    text = TEMPLATE.read_text().replace("@application@", application).replace("@hosts@", lines)
-    files = {directory / "fabric.yaml": text, directory / "fabfile.py": FABFILE}
+    named = list(hosts) or [EXAMPLE_HOST]
+    load(section(found, named), environment=None, only_hosts=None, environ={}, root=directory)
+    files = {directory / "fabric.yaml": rendered(found, named), directory / "fabfile.py": FABFILE}
     present = [path.name for path in files if path.exists()]
     if present:
         raise UsageError(
@@ -37,3 +47,35 @@ def write_project(directory: Path, application: str, hosts: Sequence[str]) -> li
     for path, content in files.items():
         path.write_text(content)
     return list(files)
+
+
+def section(found: Found, hosts: Sequence[str]) -> dict[str, object]:
+    """What `deploy` of that file comes to."""
+    return {
+        "application": found.application,
+        "hosts": list(hosts),
+        "shared": [".env", "var"],
+        "app": {"command": found.command, "env": found.env},
+        "webserver": {"document_root": found.document_root},
+        "migrate": found.migrate or None,
+    }
+
+
+def rendered(found: Found, hosts: Sequence[str]) -> str:
+    """The text of fabric.yaml."""
+    values = {
+        "application": found.application,
+        "hosts": "\n".join(f"    - {json.dumps(host)}" for host in hosts),
+        "command": json.dumps(found.command),
+        "env": json.dumps(found.env),
+        "document_root": json.dumps(found.document_root),
+        "migrate": _migrate(found.migrate),
+    }
+    return re.sub(r"@(\w+)@", lambda place: values[place[1]], TEMPLATE.read_text())
+
+
+def _migrate(keys: Mapping[str, object]) -> str:
+    """Text in JSON is text in YAML too, whatever is in it."""
+    if not keys:
+        return _NO_MIGRATE
+    return _MIGRATE.format(keys="\n".join(f"    {key}: {json.dumps(value)}" for key, value in keys.items()))

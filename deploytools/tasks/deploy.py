@@ -141,6 +141,7 @@ def deploy(
 
 @operation(
     run=True,
+    aliases=("swap", "restart"),
     help={
         "back": "back to the generation that is still warm (app.soak_time)",
         "batch": _BATCH,

@@ -60,10 +60,11 @@ def status(c: Any, json: bool = False) -> None:
 
 
 @operation(
+    aliases=("check",),
     help={
         **_JSON,
         "as-user": "connect as somebody else, such as root, where the deploy user can't log in yet",
-    }
+    },
 )
 def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
     """Check all hosts for what would stop a deploy.

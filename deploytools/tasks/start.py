@@ -20,20 +20,42 @@ def on(c: Any, environment: str) -> None:
 
 @operation(
     help={
-        "application": "the application's name: small letters, digits and dashes",
+        "application": "its name: small letters, digits and dashes (default: that of this directory)",
         "host": "a web host: [user@]host[:port]; may be given several times",
+        "command": "what starts the application (default: what its files tell)",
     },
     iterable=["host"],
+    positional=[],
 )
-def init(c: Any, application: str, host: Any = None) -> None:
-    """Write a commented fabric.yaml and a fabfile.py into this directory."""
+def init(c: Any, application: str | None = None, host: Any = None, command: str | None = None) -> None:
+    """Write a fabric.yaml and a fabfile.py for a project.
+
+    Into this directory, never over existing ones, with what the project's files tell: how the application is
+    started, its migrations, its database. Without options it asks, on a terminal. Before there is a
+    fabfile it is `python -m deploytools init`.
+    """
+    import sys
+    from dataclasses import replace
     from pathlib import Path
 
-    from deploytools.scaffold import write_project
+    from deploytools.detection import detect
+    from deploytools.scaffold import EXAMPLE_HOST, write_project
 
-    for path in write_project(Path.cwd(), application, list(host or ())):
+    found, hosts = detect(Path.cwd()), list(host or ())
+    for note in found.notes:
+        print(f"found: {note}", file=sys.stderr)
+    if sys.stdin.isatty() and not (application or hosts or command):
+        application = _asked("the application's name", found.application)
+        hosts = _asked("its hosts, with spaces between them", EXAMPLE_HOST).split()
+        command = _asked("what starts it, in its directory and without a shell", found.command)
+    wanted = replace(found, application=application or found.application, command=command or found.command)
+    for path in write_project(Path.cwd(), wanted, hosts):
         print(f"wrote {path.name}")
     print("next: look through fabric.yaml, commit both, then: fab setup --as-user root --plan")
+
+
+def _asked(question: str, default: str) -> str:
+    return input(f"{question} [{default}]: ").strip() or default
 
 
 @operation(

@@ -55,7 +55,7 @@ def _framed(body: Callable[..., None], is_run: bool) -> Callable[..., None]:
             # `fab history | head`. What Python flushes at its end would be a traceback once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise Exit(code=128 + signal.SIGPIPE) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, EOFError):  # Ctrl-D where something is asked
             print("interrupted; nothing was under way on a host", file=sys.stderr)
             raise Exit(code=130) from None
 

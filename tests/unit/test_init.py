@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,15 @@ from tests.support.fabproject import REPOSITORY
 INIT = ("init", "--application", "guestbook", "--host", "deploy@web1.example.com")
 
 
-def fab(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def fab(
+    directory: Path, *arguments: str, stdin: int = subprocess.DEVNULL
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m deploytools`, which is `fab` with an init for empty directories."""
     return subprocess.run(
         [sys.executable, "-m", "deploytools", *arguments],
         cwd=directory,
         env={"PATH": "/usr/bin:/bin", "HOME": str(directory), "PYTHONPATH": str(REPOSITORY)},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         capture_output=True,
         text=True,
         timeout=60,
@@ -68,3 +72,33 @@ def test_what_it_writes_is_a_project_that_fab_understands(tmp_path: Path) -> Non
 
     assert asked.returncode == 6, asked.stderr
     assert "web1.invalid" in asked.stderr
+
+
+def test_on_a_terminal_it_asks_and_takes_what_it_found_for_an_empty_answer(tmp_path: Path) -> None:
+    directory = tmp_path / "My.Shop"
+    directory.mkdir()
+    (directory / "app.pl").write_text("use FCGI;")
+    ours, its = pty.openpty()
+    os.write(ours, b"\nweb1 web2\n\n")
+
+    asked = fab(directory, "init", stdin=its)
+    os.close(its)
+
+    assert asked.returncode == 0, asked.stderr
+    assert "found: a FastCGI application in app.pl" in asked.stderr
+    text = (directory / "fabric.yaml").read_text()
+    assert "application: my-shop " in text
+    assert '    - "web1"\n    - "web2"\n' in text
+    assert 'command: "perl app.pl"' in text
+
+
+def test_ctrl_d_where_it_asks_writes_nothing(tmp_path: Path) -> None:
+    ours, its = pty.openpty()
+    os.write(ours, b"\x04")
+
+    asked = fab(tmp_path, "init", stdin=its)
+    os.close(its)
+
+    assert asked.returncode == 130
+    assert "Traceback" not in asked.stderr
+    assert list(tmp_path.iterdir()) == []

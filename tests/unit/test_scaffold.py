@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deploytools.detection import Found
 from deploytools.errors import SettingsError, UsageError
 from deploytools.scaffold import write_project
+
+BLOG = Found("blog", "/usr/bin/php-cgi")
 
 
 def test_existing_files_are_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "fabric.yaml").write_text("mine")
 
     with pytest.raises(UsageError, match="already there"):
-        write_project(tmp_path, "blog", [])
+        write_project(tmp_path, BLOG, [])
     assert (tmp_path / "fabric.yaml").read_text() == "mine"
     assert not (tmp_path / "fabfile.py").exists()
 
@@ -24,12 +28,12 @@ def test_a_name_that_can_not_be_used_writes_nothing(
     tmp_path: Path, application: str, hosts: list[str]
 ) -> None:
     with pytest.raises(SettingsError):
-        write_project(tmp_path, application, hosts)
+        write_project(tmp_path, replace(BLOG, application=application), hosts)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_hosts_are_written_so_that_yaml_reads_them_back(tmp_path: Path) -> None:
-    write_project(tmp_path, "blog", ["deploy@web1:2222", "[::1]:22"])
+    write_project(tmp_path, BLOG, ["deploy@web1:2222", "[::1]:22"])
 
     text = (tmp_path / "fabric.yaml").read_text()
     assert '    - "deploy@web1:2222"' in text
