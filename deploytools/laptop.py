@@ -12,9 +12,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from deploytools import squawk
-from deploytools.errors import UsageError
+from deploytools.errors import DeployError, UsageError
 from deploytools.examination import ERROR, WARNING, Finding
-from deploytools.releasing import resolve
+from deploytools.releasing import exported
 from deploytools.settings import Settings
 from deploytools.ssh import options
 
@@ -57,12 +57,13 @@ def source(settings: Settings) -> Iterator[Finding]:
     if missing:
         return
     try:
-        found = resolve(settings, None, datetime.now(timezone.utc))
-    except UsageError as error:
+        with exported(settings, None, datetime.now(timezone.utc)) as found:
+            source = found.source
+    except DeployError as error:
         remedy = error.next or f"mend {error.where} in fabric.yaml"
-        yield Finding("source", False, f"{error.what} ({error.where})", remedy)
+        yield Finding("source", False, f"{error.what} ({error.where})", remedy, details=error.details)
         return
-    yield Finding("source", True, f"{found.ref or found.path} can be shipped")
+    yield Finding("source", True, f"{source.ref or source.path} can be shipped")
 
 
 def linter(settings: Settings) -> Iterator[Finding]:

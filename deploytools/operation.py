@@ -395,8 +395,17 @@ def _as_user(host: Host, user: str) -> Host:
 
 def journals() -> Path:
     """Where the laptop's copies of journals are."""
+    return _state() / "journal"
+
+
+def builds() -> Path:
+    """Where the laptop keeps what builds have printed."""
+    return _state() / "builds"
+
+
+def _state() -> Path:
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "deploytools" / "journal"
+    return Path(state) / "deploytools"
 
 
 def _mirror(run_id: str) -> Path:

@@ -429,11 +429,15 @@ def batch_size(text: str, hosts: int) -> int:
     return max(1, min(number, hosts))
 
 
-def describe(plan: Plan, expected: str | None = None) -> list[str]:
-    """Return the lines that --plan prints: hosts, what is `expected`, steps, what happens when one fails."""
+def describe(plan: Plan, expected: str | None = None, about: Sequence[str] = ()) -> list[str]:
+    """Return the lines that --plan prints: hosts, what is `expected`, steps, what happens when one fails.
+
+    `about` are lines about the release, such as where it comes from.
+    """
     lines = [f"{plan.operation} of {plan.application}, run {plan.run_id}"]
     if plan.release:
         lines.append(f"  release  {plan.release}")
+    lines += [f"  {line}" for line in about]
     for target in plan.targets:
         lines.append(f"  host     {target.host} (serves {target.release or 'nothing yet'})")
     lines.append(f"  lock on  {plan.lock_host}")

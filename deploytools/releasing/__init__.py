@@ -1,6 +1,161 @@
-"""A release on the laptop: which tree, under which id, built, described and packed."""
+"""A release on the laptop: which tree, under which id; exported, patched, built, described and packed."""
 
-from deploytools.releasing.build import packed
-from deploytools.releasing.source import resolve
+from __future__ import annotations
 
-__all__ = ["packed", "resolve"]
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from deploytools import squawk
+from deploytools.errors import OperationFailed, UsageError
+from deploytools.releasing import build, contents, selection
+from deploytools.releasing.export import UNTOUCHED, export, refuse_pointers
+from deploytools.releasing.packing import Archive, pack
+from deploytools.releasing.patches import Patch
+from deploytools.releasing.patches import apply as apply_patches
+from deploytools.releasing.patches import read as read_patches
+from deploytools.releasing.selection import Selected, rules, shortened
+from deploytools.releasing.source import Source, resolve
+from deploytools.settings import Settings
+
+__all__ = ["Archive", "Export", "Source", "exported", "packed"]
+
+# What keeps an otherwise empty directory in git; as hostlib.releasing.shared has them.
+PLACEHOLDERS = {".gitignore", ".gitkeep", ".keep"}
+
+
+@dataclass(frozen=True)
+class Export:
+    """A source's clean copy with its patches applied, ready to be built and packed.
+
+    Args:
+        told: what an operator should know before it is shipped, a line each.
+    """
+
+    source: Source
+    tree: Path
+    patches: tuple[Patch, ...]
+    told: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """What a plan says of it."""
+        return [f"source   {self.source}", *(f"notice   {line}" for line in self.told)]
+
+
+@contextmanager
+def exported(settings: Settings, ref: str | None, now: datetime) -> Iterator[Export]:
+    """Export and patch what `--ref` (or source.ref) names; deletes it afterwards. No host is needed for that.
+
+    Raises what `resolve` raises, UsageError where something can't be shipped or a patch doesn't apply,
+    OperationFailed where git, tar or the disk fails.
+    """
+    source = resolve(settings, ref, now)
+    with _disk_troubles(), tempfile.TemporaryDirectory(prefix="deploytools-") as directory:
+        tree = Path(directory, "tree")
+        tree.mkdir(mode=0o755)
+        patches = read_patches(source, settings.source.patches)
+        export(source, tree, rules(settings), whole=settings.source.build is not None)
+        moved = apply_patches(tree, patches)
+        selected = _selected(tree, settings)
+        told = (*_not_committed(source), *moved, *_about(tree, selected))
+        yield Export(source, tree, patches, told)
+
+
+@contextmanager
+def packed(
+    export: Export,
+    settings: Settings,
+    operator: str,
+    now: datetime,
+    *,
+    logs: Path,
+    say: Callable[[str], None],
+    online: bool = False,
+) -> Iterator[Archive]:
+    """Run the build command in an export, and pack it for upload.
+
+    With `online` squawk looks at the migrations that are labelled online-safe, where settings want that.
+
+    Args:
+        logs: the directory that keeps what builds print.
+        say: gets that line by line, and what an operator should know of what was built.
+
+    Raises UsageError where the build made something that can't be shipped, OperationFailed where it or the
+    disk fails, and what squawk.vetoes raises.
+    """
+    source, tree = export.source, export.tree
+    if settings.source.build:
+        log = build.log_of(logs, source)
+        say(f"the build begins; what it prints is kept in {log}")
+        build.run(settings.source.build, source, tree, log, lambda line: say(f"build | {line}"))
+    with _disk_troubles():
+        selected = _selected(tree, settings)
+        for line in _about(tree, selected):
+            if line not in export.told:
+                say(line)
+        for name, _ in selected.left_out:
+            _remove(tree / name)
+        vetoes = squawk.vetoes(settings, tree) if online else None
+        content = contents.entries(tree, selected.items)
+        described = contents.describe(source, settings, operator, now, content, export.patches, vetoes)
+        (tree / contents.MANIFEST).write_text(described)
+        archive = pack(tree, tree.parent / f"{source.id}.tar.gz", source.committed_at)
+    yield archive
+
+
+def _selected(tree: Path, settings: Settings) -> Selected:
+    try:
+        selected = selection.select(tree, rules(settings))
+    except ValueError as error:  # of pathspec
+        raise UsageError(str(error), where="deploy.source.exclude", state="nothing was changed") from error
+    refuse_pointers(tree, selected)
+    return selected
+
+
+def _not_committed(source: Source) -> list[str]:
+    return shortened([f"not committed, so not shipped: {line}" for line in source.dirty])
+
+
+def _about(tree: Path, selected: Selected) -> list[str]:
+    kept = [
+        f"kept on the hosts (`shared`), so not shipped: {name}"
+        for name, reason in selected.left_out
+        if reason == "shared" and _has_content(tree / name)
+    ]
+    looks = "looks like a secret, and is shipped (a place for it is `shared`, or source.exclude)"
+    return [
+        *shortened(kept),
+        *shortened([f"{looks}: {name!r}" for name in selection.secrets(tree, selected)]),
+    ]
+
+
+def _has_content(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return True
+    return any(entry.name not in PLACEHOLDERS for entry in os.scandir(path))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextmanager
+def _disk_troubles() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OperationFailed(
+            f"the release can't be made: {error.strerror}",
+            where=str(error.filename or tempfile.gettempdir()),
+            state=UNTOUCHED,
+            next=f"ls -l there; df -h {tempfile.gettempdir()} (TMPDIR names another place)",
+        ) from error

@@ -1,86 +1,93 @@
-"""From a source to a packed release: exported, built, described, packed."""
+"""The operator's build command, run in the export; all that it prints is kept."""
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from deploytools import squawk
 from deploytools.errors import OperationFailed
-from deploytools.releasing.contents import describe
-from deploytools.releasing.packing import Archive, pack
+from deploytools.releasing import git
+from deploytools.releasing.export import UMASK, UNTOUCHED
 from deploytools.releasing.source import Source
-from deploytools.settings import Settings
+
+# How many builds' outputs stay on this computer.
+KEPT = 50
+# How often a running build's output is looked at, in seconds.
+LOOK = 0.1
+LAST_LINES = 20
 
 
-@contextmanager
-def packed(
-    source: Source, settings: Settings, operator: str, now: datetime, *, online: bool = False
-) -> Iterator[Archive]:
-    """Export the tree, run the build command in it, and pack it for upload; deletes all of it afterwards.
+def log_of(directory: Path, source: Source) -> Path:
+    """Where the build of this release keeps its output."""
+    return directory / f"{source.id}.log"
 
-    With `online` squawk looks at the migrations that are labelled online-safe, where settings want that.
-    Raises OperationFailed where git or the build command fails, and what squawk.vetoes raises.
+
+def run(command: str, source: Source, tree: Path, log: Path, say: Callable[[str], None]) -> None:
+    """Run a shell command in the tree; its output goes to the file `log`, and to `say` line by line.
+
+    Raises OperationFailed where it fails, OSError where the output can't be kept.
     """
-    with tempfile.TemporaryDirectory(prefix="deploytools-") as directory:
-        tree = Path(directory, "tree")
-        tree.mkdir()
-        _export(source, settings.source.exclude, tree)
-        if settings.source.build:
-            _build(settings.source.build, tree)
-        vetoes = squawk.vetoes(settings, tree) if online else None
-        describe(source, settings, operator, now, tree, vetoes)
-        yield pack(tree, Path(directory, f"{source.id}.tar.gz"), source.committed_at)
-
-
-def _export(source: Source, exclude: tuple[str, ...], tree: Path) -> None:
-    if source.commit is None:
-        for path in sorted(source.path.rglob("*")):
-            name = path.relative_to(source.path).as_posix()
-            if not any(fnmatch.fnmatch(name, pattern) for pattern in exclude):
-                _copy(path, tree / name)
-        return
-    excluded = [f":(exclude){pattern}" for pattern in exclude]
-    archive = subprocess.run(
-        ["git", "-C", source.path, "archive", "--format=tar", source.commit, "--", ".", *excluded],
-        capture_output=True,
-        check=False,
-    )
-    if archive.returncode != 0:
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _forget(log.parent)
+    # Written to a file and read from there: whatever the build leaves running may keep a pipe open for ever.
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with log.open("rb") as printed:
+        try:
+            ran = subprocess.Popen(
+                ["sh", "-c", command],
+                cwd=tree,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                umask=UMASK,
+                env=git.environment(**variables(source, tree)),
+            )
+        finally:
+            os.close(output)
+        with ran:
+            rest, running = b"", True
+            while running:
+                with suppress(subprocess.TimeoutExpired):
+                    ran.wait(LOOK)
+                running = ran.poll() is None  # told before the output is read, whose end isn't missed so
+                *lines, rest = (rest + printed.read()).split(b"\n")
+                for line in lines:
+                    say(_shown(line))
+        if rest:
+            say(_shown(rest))
+    if ran.returncode != 0:
+        ended = f"exit code {ran.returncode}" if ran.returncode > 0 else f"signal {-ran.returncode}"
         raise OperationFailed(
-            f"git archive failed: {archive.stderr.decode(errors='replace').strip()}",
-            where=str(source.path),
-            state="no host was touched",
-        )
-    subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
-
-
-def _copy(path: Path, target: Path) -> None:
-    if path.is_symlink():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(os.readlink(path))
-    elif path.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-        target.chmod(path.stat().st_mode)
-
-
-def _build(command: str, tree: Path) -> None:
-    """The operator's own command line, so it gets the shell that it is written for."""
-    built = subprocess.run(["sh", "-c", command], cwd=tree, capture_output=True, text=True, check=False)
-    if built.returncode != 0:
-        output = (built.stdout + built.stderr).strip().splitlines()
-        raise OperationFailed(
-            f"the build command ended with exit code {built.returncode}: {command}",
+            f"the build command ended with {ended}",
             where="deploy.source.build",
-            state="no host was touched",
-            details=output[-20:],
+            state=UNTOUCHED,
+            next=f"all that it printed is in {log}",
+            details=log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:],
         )
+
+
+def variables(source: Source, tree: Path) -> dict[str, str]:
+    """What a build is told: which commit, and a time that is the same for every build of it.
+
+    SOURCE_DATE_EPOCH: https://reproducible-builds.org/specs/source-date-epoch/
+    """
+    told = {"GIT_CEILING_DIRECTORIES": str(tree.parent)}  # the export is nobody's checkout
+    if source.commit and source.committed_at:
+        told["DEPLOYTOOLS_COMMIT"] = source.commit
+        told["SOURCE_DATE_EPOCH"] = str(int(datetime.fromisoformat(source.committed_at).timestamp()))
+    return told
+
+
+def _shown(line: bytes) -> str:
+    """A line without what a progress bar had written over."""
+    return line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+
+
+def _forget(directory: Path) -> None:
+    """Names of releases sort by time."""
+    for old in sorted(directory.glob("*.log"))[: -KEPT + 1]:
+        old.unlink(missing_ok=True)

@@ -1,35 +1,60 @@
-"""What a built tree consists of: its digest, and the description that travels with it."""
+"""What a built tree consists of, by digest; and the description that travels with it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from deploytools.releasing.patches import Patch
+from deploytools.releasing.selection import DIRECTORY, LINK, Item
 from deploytools.releasing.source import Source
 from deploytools.settings import Settings
 
 MANIFEST = ".deploytools.json"
+BLOCK = 1 << 20
 
 
-def tree_digest(tree: Path) -> str:
-    """SHA-256 over the names, kinds, executable bits and contents of a tree; equal for equal trees."""
+@dataclass(frozen=True)
+class Entry(Item):
+    """An item with the SHA-256 of its content, as hex digits; None for what isn't a file."""
+
+    sha256: str | None = None
+
+
+def entries(tree: Path, items: Iterable[Item]) -> tuple[Entry, ...]:
+    """Read each file of the tree once."""
+    return tuple(
+        Entry(item.name, item.kind, item.size, item.target, sha256(tree / item.name))
+        if item.kind not in (LINK, DIRECTORY)
+        else Entry(item.name, item.kind, target=item.target)
+        for item in items
+    )
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as hex digits."""
     digest = hashlib.sha256()
-    for path in sorted(tree.rglob("*")):
-        name = path.relative_to(tree).as_posix()
-        if path.is_symlink():
-            entry = f"link {name}\0{os.readlink(path)}\0".encode()
-        elif path.is_dir():
-            entry = f"directory {name}\0".encode()
-        else:
-            kind = "program" if path.stat().st_mode & 0o100 else "file"
-            entry = f"{kind} {name}\0".encode() + hashlib.sha256(path.read_bytes()).digest()
-        digest.update(entry)
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def digest(content: Iterable[Entry]) -> str:
+    """SHA-256 over names, kinds, rights to execute, contents and targets; equal for equal trees.
+
+    Owners, other modes and times have no part in it: those of a release are the same on every host.
+    """
+    total = hashlib.sha256()
+    for entry in content:
+        about = f"{entry.kind}\0{entry.sha256 or ''}\0".encode()
+        total.update(about + os.fsencode(entry.name) + b"\0" + os.fsencode(entry.target or "") + b"\0")
+    return total.hexdigest()
 
 
 def describe(
@@ -37,10 +62,11 @@ def describe(
     settings: Settings,
     operator: str,
     now: datetime,
-    tree: Path,
-    vetoes: Mapping[str, Sequence[str]] | None,
-) -> None:
-    """Write the manifest into the tree: all that a host, or a person, is told of the release."""
+    content: Iterable[Entry],
+    patches: Sequence[Patch] = (),
+    vetoes: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The manifest: all that a host, or a person, is told of the release."""
     described = {
         "id": source.id,
         "ref": source.ref,
@@ -49,9 +75,10 @@ def describe(
         "committed_at": source.committed_at,
         "operator": operator,
         "created_at": now.astimezone(timezone.utc).isoformat(timespec="seconds"),
-        "digest": tree_digest(tree),
+        "digest": digest(content),
+        "patches": [{"name": patch.name, "sha256": patch.sha256} for patch in patches],
         "app": asdict(settings.app),
         "health": asdict(settings.health),
         "migrate": {**asdict(settings.migrate), "vetoes": vetoes} if settings.migrate else None,
     }
-    (tree / MANIFEST).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+    return json.dumps(described, indent=2, sort_keys=True) + "\n"

@@ -1,14 +1,17 @@
-"""Which tree is to be shipped: the ref, its author and date, and what is not committed."""
+"""Which tree is to be shipped: a commit with its author, date and submodules, or a directory as it is."""
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from deploytools.errors import UsageError
+from deploytools.releasing import git
+from deploytools.releasing.git import GitFailed
 from deploytools.settings import Settings
+
+AS_IT_IS = "source.ref: null, to ship the directory as it is"
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Source:
 
     Args:
         id: the release's name on the hosts: UTC time and short commit, so that names sort by age.
-        commit: full hash; None for a directory that isn't a git checkout.
+        ref: as it was asked for; the branch's name where that was HEAD.
+        commit: full hash; None for a directory that is shipped as it is.
         dirty: changes in the checkout that are not committed, and so not shipped.
     """
 
@@ -29,45 +33,94 @@ class Source:
     committed_at: str | None
     dirty: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        if self.commit is None:
+            return f"{self.path} as it is on this computer, not from git"
+        return f"{self.ref} of {self.path}: {self.commit[:8]} by {self.author}, {self.committed_at}"
+
 
 def resolve(settings: Settings, ref: str | None, now: datetime) -> Source:
     """Given `--ref` (or source.ref where None), return what a deploy would ship.
 
-    Raises UsageError where the path or the ref doesn't exist.
+    Raises UsageError where the path or the ref doesn't exist, or git can't be asked.
     """
-    path = Path(settings.source.path)
+    path, wanted = settings.source.path, ref or settings.source.ref
     stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     if not path.is_dir():
         raise UsageError("there is no directory to deploy", where=f"deploy.source.path: {path}")
-    if _git(path, "rev-parse", "--is-inside-work-tree") is None:
+    if wanted is None or not _in_git(path):
         if ref is not None:
             raise UsageError(
                 f"{path} is not a git checkout, so it has no ref {ref}", where="deploy.source.path"
             )
         return Source(path, stamp, None, None, None, None)
-    wanted = ref or settings.source.ref
-    shown = _git(
-        path, "log", "-1", "--format=%H%n%an <%ae>%n%cI", "--end-of-options", f"{wanted}^{{commit}}", "--"
-    )
-    if shown is None and wanted == "HEAD":
+    try:
+        shown = git.told(
+            path, "log", "-1", "--no-show-signature", "--format=%H%n%an <%ae>%n%cI",
+            "--end-of-options", f"{wanted}^{{commit}}", "--",
+        )  # fmt: skip
+    except GitFailed as error:
+        raise _no_commit(path, wanted, str(error)) from error
+    commit, author, committed_at = shown.splitlines()
+    name = f"{stamp}-{commit[:8]}"
+    return Source(path, name, _named(path, wanted), commit, author, committed_at, _dirty(path))
+
+
+def _in_git(path: Path) -> bool:
+    """A checkout that is taken for a plain directory would ship what isn't committed.
+
+    Raises UsageError where git can't tell.
+    """
+    try:
+        git.ask(path, "rev-parse", "--git-dir")
+    except GitFailed as error:
+        if "not a git repository" in str(error):
+            return False
         raise UsageError(
+            f"git can't be asked about {path}: {error}",
+            where="deploy.source.path",
+            state="nothing was changed",
+            next=f"git -C {path} status; or {AS_IT_IS}",
+        ) from error
+    except UsageError:
+        if any((place / ".git").exists() for place in (path, *path.parents)):
+            raise
+        return False
+    return True
+
+
+def _no_commit(path: Path, wanted: str, said: str) -> UsageError:
+    if wanted == "HEAD":
+        return UsageError(
             f"nothing is committed yet in {path}",
             where="deploy.source.ref: HEAD",
             state="nothing was changed",
             next="git add what is to be shipped, then git commit",
+            details=said.splitlines(),
         )
-    if shown is None:
-        raise UsageError(
-            f"there is no commit {wanted} in {path}",
-            where="deploy.source.ref",
-            next="git branch --all; git tag",
-        )
-    commit, author, committed_at = shown.splitlines()
-    dirty = (_git(path, "status", "--porcelain", "--", ".") or "").splitlines()
-    return Source(path, f"{stamp}-{commit[:8]}", wanted, commit, author, committed_at, tuple(dirty))
+    return UsageError(
+        f"there is no commit {wanted} in {path}",
+        where="deploy.source.ref",
+        state="nothing was changed",
+        next="git branch --all; git tag",
+    )
 
 
-def _git(path: Path, *arguments: str) -> str | None:
-    """What git says, or None where it can't say it."""
-    done = subprocess.run(["git", "-C", path, *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+def _named(path: Path, ref: str) -> str:
+    """HEAD says nothing to whoever reads it later; the branch that it was does."""
+    if ref != "HEAD":
+        return ref
+    try:
+        return git.told(path, "symbolic-ref", "--short", "--quiet", "HEAD")
+    except GitFailed:  # detached
+        return ref
+
+
+def _dirty(path: Path) -> tuple[str, ...]:
+    try:
+        lines = git.told(
+            path, "status", "--porcelain", "--untracked-files=normal", "--ignore-submodules=none", "--", "."
+        )
+    except GitFailed:  # a bare repository has nothing that could be dirty
+        return ()
+    return tuple(lines.splitlines())

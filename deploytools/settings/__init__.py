@@ -63,7 +63,7 @@ class Settings(Deploy):
         lock_host: where the lock, the journal and migrations live; the same with and without -H.
         migrate: None where the application has no database.
         environment: what `fab on` picked, or None.
-        project: the directory of fabric.yaml, to which `source.path` and `ssh_config` were relative.
+        project: the directory of fabric.yaml, to which paths of the laptop were relative.
     """
 
     all_hosts: tuple[Host, ...]
@@ -221,7 +221,11 @@ def _resolved(
         values[name] = values[name].replace("{application}", deploy.application)
     values["webserver"] = _own_switch(deploy, written)
     home = environ.get("HOME")
-    values["source"] = replace(deploy.source, path=absolute(deploy.source.path, root, home))
+    values["source"] = replace(
+        deploy.source,
+        path=absolute(deploy.source.path, root, home),
+        patches=tuple(absolute(patch, root, home) for patch in deploy.source.patches),
+    )
     if deploy.ssh_config is not None:
         values["ssh_config"] = absolute(deploy.ssh_config, root, home)
     migrate = deploy.migrate

@@ -127,12 +127,14 @@ def _apart(entries: tuple[str, ...]) -> tuple[str, ...]:
 class Source:
     path: LocalPath = Path()
     """The directory to deploy, relative to the project; a git checkout is shipped as committed."""
-    ref: Ref = "HEAD"
-    """The branch, tag or commit that is deployed without `--ref`."""
+    ref: Ref | None = "HEAD"
+    """The branch, tag or commit that is deployed without `--ref`. Null: the directory as it is."""
+    patches: Annotated[tuple[LocalPath, ...], empty_list] = ()
+    """Unified diffs, as `git diff` writes them, applied to the export in this order and without fuzz."""
     build: Script | None = None
-    """Runs on this computer, in a clean export of the source, before it is packed."""
+    """Runs on this computer, in a clean export with the patches applied. What it prints is also kept."""
     exclude: Annotated[tuple[ExcludePattern, ...], empty_list] = ()
-    """Names that are not shipped, such as `tests/*`."""
+    """What is not shipped, in the patterns of a `.gitignore`: `/tests`, `*.map`. The build still sees it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)

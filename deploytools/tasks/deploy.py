@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploytools.tasks.task import EVENTS, confirm, operation
@@ -100,14 +100,15 @@ def deploy(
         return
     now = datetime.now(timezone.utc)
     ends, patience = parse_until(until or f"+{settings.window.expected:.0f}s", now), parse_wait(lock_wait)
-    source = releasing.resolve(settings, ref, now)
-    for line in source.dirty:
-        reporter.note(f"not committed, so not shipped: {line}")
-    with op.connected(settings, exclude) as fleet, reporter:
+    with (
+        releasing.exported(settings, ref, now) as export,
+        op.connected(settings, exclude) as fleet,
+        reporter,
+    ):
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan(
-            "deploy", settings, statuses, exclude=exclude, release=source.id, reason=reason, until=ends
+            "deploy", settings, statuses, exclude=exclude, release=export.source.id, reason=reason, until=ends
         )
         base = replace(base, force=plans.open_window({host: statuses[host] for host in base.hosts}))
         wanted = _shape(
@@ -123,11 +124,15 @@ def deploy(
             reporter.note(f"{others} would go on with the old code, so nothing may be pending")
         expected = op.expectation(fleet, settings) if wanted.window else None
         if plan:
-            _show(wanted, expected, json)
+            _show(wanted, expected, json, export.lines)
             return
-        _confirm(wanted, yes, json, expected)
+        _confirm(wanted, yes, json, expected, export.lines)
+        for line in export.told if yes else ():
+            reporter.note(line)
         reporter.expect(expected)
-        with releasing.packed(source, settings, base.by, now, online=not wanted.window) as archive:
+        with releasing.packed(
+            export, settings, base.by, now, logs=op.builds(), say=reporter.note, online=not wanted.window
+        ) as archive:
             shipped = replace(wanted, digest=archive.digest)
             try:
                 op.carry_out(shipped, settings, fleet, reporter, archive.path)
@@ -279,20 +284,23 @@ def _batch(text: str, base: Plan) -> int:
         ) from None
 
 
-def _show(plan: Plan, expected: Estimate | None, json: bool) -> None:
-    """Print what --plan wants: the plan, as text or as JSON."""
+def _show(plan: Plan, expected: Estimate | None, json: bool, about: Sequence[str]) -> None:
+    """Print what --plan wants, as text or as JSON: the plan, and what there is to say `about` the release."""
     from dataclasses import asdict
     from json import dumps
 
     from deploytools import plan as plans
 
     if json:
-        print(dumps({"ok": True, "plan": asdict(plan), "expected": expected and asdict(expected)}))
+        shown = {"plan": asdict(plan), "about": list(about), "expected": expected and asdict(expected)}
+        print(dumps({"ok": True, **shown}))
     else:
-        print("\n".join(plans.describe(plan, str(expected) if expected else None)))
+        print("\n".join(plans.describe(plan, str(expected) if expected else None, about)))
 
 
-def _confirm(plan: Plan, yes: bool, json: bool, expected: Estimate | None = None) -> None:
+def _confirm(
+    plan: Plan, yes: bool, json: bool, expected: Estimate | None = None, about: Sequence[str] = ()
+) -> None:
     """Show the plan and ask, unless --yes was given. A machine isn't asked: UsageError without it."""
     from deploytools import plan as plans
     from deploytools.errors import UsageError
@@ -300,5 +308,5 @@ def _confirm(plan: Plan, yes: bool, json: bool, expected: Estimate | None = None
     if json and not yes:
         raise UsageError("with --json nobody is asked", state="nothing was changed", next="add --yes")
     if not yes:
-        print("\n".join(plans.describe(plan, str(expected) if expected else None)), file=sys.stderr)
+        print("\n".join(plans.describe(plan, str(expected) if expected else None, about)), file=sys.stderr)
     confirm(yes)

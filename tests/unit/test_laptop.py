@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from deploytools import laptop
 from deploytools.examination import Finding
+from tests.support.checkouts import checkout as make_checkout
 from tests.support.values import settings
 
 
@@ -20,11 +20,7 @@ def bad(findings: Any) -> list[Finding]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    place = tmp_path / "project"
-    for argv in (["init", "-q", str(place)], ["-C", str(place), "commit", "-q", "--allow-empty", "-m", "x"]):
-        identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]
-        subprocess.run(["git", *identity, *argv], check=True)
-    return place
+    return make_checkout(tmp_path / "project", page="x")
 
 
 def of(checkout: Path, ref: str = "HEAD") -> Any:

@@ -1,57 +1,67 @@
-"""Releases built from real git checkouts and plain directories."""
+"""From what is to be shipped to the archive that is uploaded, by real git checkouts and plain directories."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
+import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from deploytools.errors import OperationFailed, UsageError
-from deploytools.releasing import packed, resolve
+from deploytools.releasing import exported, packed
 from deploytools.releasing.contents import MANIFEST
 from deploytools.releasing.packing import Archive
 from deploytools.settings import Settings
+from tests.support.checkouts import checkout, commit, git
 from tests.support.values import settings
 
 NOW = datetime(2026, 5, 1, 22, 30, 15, tzinfo=timezone.utc)
+FIX = "--- a/vendor/lib.js\n+++ b/vendor/lib.js\n@@ -1 +1 @@\n-theirs\n+ours\n"
 
 
-def git(path: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", "-C", path, *identity, *arguments], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+@pytest.fixture(autouse=True)
+def no_repository_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    path = tmp_path / "checkout"
-    path.mkdir()
-    git(path, "init", "-q", "-b", "main")
-    (path / "index.php").write_text("<?php\n")
-    (path / "run").write_text("#!/bin/sh\n")
-    (path / "run").chmod(0o755)
-    (path / "link").symlink_to("index.php")
-    (path / "odd name\n").write_text("odd")
-    git(path, "add", "-A")
-    git(path, "commit", "-q", "-m", "first")
-    git(path, "tag", "v1")
-    return path
+def place(tmp_path: Path) -> Path:
+    return checkout(tmp_path / "checkout")
 
 
-def of(path: Path, **source: object) -> Settings:
-    return settings(source={"path": str(path), **source})
+def of(path: Path, *, shared: tuple[str, ...] = (), **source: object) -> Settings:
+    return settings(source={"path": str(path), **source}, shared=list(shared))
 
 
-def members(archive: Archive) -> dict[str, tarfile.TarInfo]:
-    with tarfile.open(archive.path) as tar:
+def told(config: Settings) -> tuple[str, ...]:
+    with exported(config, None, NOW) as export:
+        return export.told
+
+
+@contextmanager
+def archived(config: Settings, said: list[str] | None = None, now: datetime = NOW) -> Iterator[Archive]:
+    say = [].append if said is None else said.append
+    with (
+        exported(config, None, now) as export,
+        packed(export, config, "ann", now, logs=config.source.path.parent / "builds", say=say) as archive,
+    ):
+        yield archive
+
+
+def shipped(config: Settings) -> dict[str, tarfile.TarInfo]:
+    with archived(config) as archive, tarfile.open(archive.path) as tar:
         return {entry.name.removeprefix("./"): entry for entry in tar}
+
+
+def described(config: Settings, now: datetime = NOW) -> dict[str, object]:
+    with archived(config, now=now) as archive:
+        return dict(json.loads(content(archive, MANIFEST)))
 
 
 def content(archive: Archive, name: str) -> bytes:
@@ -61,121 +71,189 @@ def content(archive: Archive, name: str) -> bytes:
         return file.read()
 
 
-def test_a_release_is_named_by_time_and_commit(checkout: Path) -> None:
-    source = resolve(of(checkout), "v1", NOW)
+def test_what_is_not_committed_is_told_and_not_shipped(place: Path) -> None:
+    (place / "index.php").write_text("<?php broken")
+    (place / "secret").write_text("x")
 
-    assert source.id == f"20260501T223015Z-{git(checkout, 'rev-parse', 'v1')[:8]}"
-    assert source.author == "Ann <ann@example.com>"
-    assert source.dirty == ()
-
-
-def test_what_is_not_committed_is_told_and_not_shipped(checkout: Path) -> None:
-    (checkout / "index.php").write_text("<?php broken")
-    (checkout / "secret").write_text("x")
-
-    source = resolve(of(checkout), None, NOW)
-
-    assert {line.split()[-1] for line in source.dirty} == {"index.php", "secret"}
-    with packed(source, of(checkout), "ann", NOW) as archive:
-        assert "secret" not in members(archive)
+    assert told(of(place)) == (
+        "not committed, so not shipped:  M index.php",
+        "not committed, so not shipped: ?? secret",
+    )
+    with archived(of(place)) as archive:
         assert content(archive, "index.php") == b"<?php\n"
+    assert "secret" not in shipped(of(place))
 
 
-def test_the_archive_keeps_programs_links_and_odd_names_and_drops_git(checkout: Path) -> None:
-    source = resolve(of(checkout), None, NOW)
+def test_the_plan_says_what_is_shipped(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    with exported(of(place), "v1", NOW) as export:
+        assert export.lines == [
+            f"source   v1 of {place}: {git(place, 'rev-parse', 'v1')[:8]} by Ann <ann@example.com>,"
+            f" {git(place, 'log', '-1', '--format=%cI')}"
+        ]
+    with exported(of(tmp_path / "plain"), None, NOW) as export:
+        assert "as it is on this computer, not from git" in export.lines[0]
 
-    with packed(source, of(checkout), "ann", NOW) as archive:
-        found = members(archive)
-    assert set(found) == {".", ".deploytools.json", "index.php", "run", "link", "odd name\n"}
+
+def test_the_archive_keeps_programs_links_and_odd_names_and_drops_git(place: Path) -> None:
+    found = shipped(of(place))
+
+    names = {"index.php", "run", "link", "odd name\n", "-dash", "\udcffbytes ü"}
+    assert set(found) == {".", ".deploytools.json", *names}
     assert found["run"].mode == 0o755
     assert found["index.php"].mode == 0o644
     assert found["link"].linkname == "index.php"
     assert {entry.uid for entry in found.values()} == {0}
 
 
-def test_the_description_travels_with_the_release(checkout: Path) -> None:
-    config = of(checkout)
-    source = resolve(config, "v1", NOW)
+@pytest.mark.parametrize("ref", ["HEAD", None])
+def test_equal_trees_have_equal_digests_at_other_times_in_other_places_by_other_umasks(
+    place: Path, tmp_path: Path, ref: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(place, tmp_path / "other", symlinks=True)
+    for path in (tmp_path / "other").rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    build = "mkdir -p out && date > /dev/null && echo $SOURCE_DATE_EPOCH > out/page && chmod 0600 out/page"
+    one = described(of(place, ref=ref, build=build))
 
-    with packed(source, config, "ann", NOW) as archive:
-        described = json.loads(content(archive, MANIFEST))
-    assert described["id"] == source.id
-    assert described["ref"] == "v1"
-    assert described["operator"] == "ann"
-    assert described["app"]["command"] == "/usr/bin/php-cgi"
-    assert described["health"] == {"path": "/", "status": 200, "contains": None, "smoke": []}
-    assert described["migrate"]["adapter"] == "alembic"
+    before = os.umask(0o077)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    try:
+        other = described(of(tmp_path / "other", ref=ref, build=build), NOW.replace(year=2030))
+    finally:
+        os.umask(before)
 
-
-def test_equal_trees_give_equal_archives_and_equal_digests(checkout: Path) -> None:
-    config = of(checkout)
-    source = resolve(config, None, NOW)
-
-    with (
-        packed(source, config, "ann", NOW) as one,
-        packed(source, config, "ann", NOW) as other,
-    ):
-        assert one.digest == other.digest
+    assert one["digest"] == other["digest"]
+    assert one["created_at"] != other["created_at"]
 
 
-def test_the_build_runs_in_the_export_and_not_in_the_checkout(checkout: Path) -> None:
-    config = of(checkout, build="mkdir -p out && echo built > out/page")
+def test_the_build_runs_in_the_export_and_what_it_makes_is_shipped(place: Path) -> None:
+    config = of(place, build="mkdir -p out && echo built > out/page; echo working")
+    said: list[str] = []
 
-    with packed(resolve(config, None, NOW), config, "ann", NOW) as archive:
+    with archived(config, said) as archive:
         assert content(archive, "out/page") == b"built\n"
-    assert not (checkout / "out").exists()
+    assert not (place / "out").exists()
+    assert said[0].endswith(".log")
+    assert said[1:] == ["build | working"]
 
 
-def test_a_build_that_fails_says_what_it_printed(checkout: Path) -> None:
-    config = of(checkout, build="echo no compiler >&2; exit 9")
+def test_patches_are_applied_before_the_build_and_recorded(place: Path, tmp_path: Path) -> None:
+    commit(place, "a library", **{"vendor/lib.js": "theirs\n", "fix.diff": FIX})
+    config = of(
+        place, patches=[str(place / "fix.diff")], build="cp vendor/lib.js built.js", exclude=["*.diff"]
+    )
 
+    with archived(config) as archive:
+        assert content(archive, "vendor/lib.js") == content(archive, "built.js") == b"ours\n"
+        recorded = json.loads(content(archive, MANIFEST))["patches"]
+    assert [patch["name"] for patch in recorded] == ["fix.diff"]
+    assert "fix.diff" not in shipped(config)
+    assert (place / "vendor" / "lib.js").read_text() == "theirs\n"
+
+
+def test_a_patch_that_no_longer_applies_stops_before_anything_is_built(place: Path) -> None:
+    commit(place, "a newer library", **{"vendor/lib.js": "theirs, newer\n", "fix.diff": FIX})
+    config = of(place, patches=[str(place / "fix.diff")], build="touch /nonexistent/built")
+
+    with pytest.raises(UsageError, match="doesn't apply") as caught, archived(config):
+        pass
+    assert caught.value.details == ("vendor/lib.js: hunk 1, at line 1, doesn't fit",)
+
+
+def test_what_is_excluded_is_there_for_the_build_and_not_in_the_release(place: Path) -> None:
+    config = of(place, exclude=["run", "odd*", "made"], build="cp run copy; mkdir made; touch made/x")
+
+    found = shipped(config)
+
+    assert "copy" in found
+    assert not {"run", "odd name\n", "made", "made/x"} & set(found)
+
+
+def test_what_is_kept_on_the_hosts_is_never_in_a_release(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    (plain / "var").mkdir(parents=True)
+    (plain / "log").mkdir()
+    (plain / "log" / ".gitkeep").touch()
+    (plain / ".env").write_text("PASSWORD=x")
+    (plain / "var" / "data.db").write_text("x")
+    (plain / "page").write_text("x")
+    config = of(plain, shared=(".env", "var", "log"), build="echo PASSWORD=y > .env; touch built")
+
+    assert set(shipped(config)) == {".", "page", "built", MANIFEST}
+    assert told(config) == (
+        "kept on the hosts (`shared`), so not shipped: .env",
+        "kept on the hosts (`shared`), so not shipped: var",
+    )
+
+
+def test_what_looks_like_a_secret_is_told_before_and_after_the_build(place: Path) -> None:
+    commit(place, "oh", **{"config/id_rsa": "x"})
+    said: list[str] = []
+
+    with archived(of(place, build="touch config/.env"), said):
+        pass
+    assert [line.rpartition(": ")[2] for line in told(of(place))] == ["'config/id_rsa'"]
+    assert [line.rpartition(": ")[2] for line in said[1:]] == ["'config/.env'"]
+
+
+def test_a_link_that_leaves_the_tree_is_refused_before_and_after_the_build(place: Path) -> None:
+    with pytest.raises(UsageError) as caught, archived(of(place, build="ln -s /etc/passwd built")):
+        pass
+    assert caught.value.details == (
+        "'built': it is a symbolic link to '/etc/passwd', which leaves the release",
+    )
+
+    (place / "bad").symlink_to("../..")
+    commit(place, "bad")
+    with pytest.raises(UsageError), exported(of(place), None, NOW):
+        pass
+
+
+def test_a_bare_repository_is_shipped(place: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--quiet", "--bare", str(place), "bare.git")
+
+    assert "index.php" in shipped(of(tmp_path / "bare.git"))
+
+
+def test_a_plain_directory_keeps_its_empty_directories(tmp_path: Path) -> None:
+    (tmp_path / "plain" / "empty").mkdir(parents=True)
+    (tmp_path / "plain" / "debug.log").write_text("x")
+
+    assert set(shipped(of(tmp_path / "plain", exclude=["*.log"]))) == {".", "empty", MANIFEST}
+
+
+def test_a_file_that_can_not_be_read_is_told_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "gone").write_text("x")
+
+    def fail(source: str, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", source)
+
+    monkeypatch.setattr("shutil.copyfile", fail)  # root may read everything
     with (
-        pytest.raises(OperationFailed, match="exit code 9") as caught,
-        packed(resolve(config, None, NOW), config, "ann", NOW),
+        pytest.raises(OperationFailed, match="Permission denied") as caught,
+        exported(of(tmp_path / "plain"), None, NOW),
     ):
         pass
-    assert caught.value.details == ("no compiler",)
-    assert caught.value.state == "no host was touched"
+    assert caught.value.where == str(tmp_path / "plain" / "gone")
 
 
-def test_excluded_paths_stay_at_home(checkout: Path) -> None:
-    config = of(checkout, exclude=["run", "odd*"])
-
-    with packed(resolve(config, None, NOW), config, "ann", NOW) as archive:
-        assert not {"run", "odd name\n"} & set(members(archive))
-
-
-def test_a_directory_that_is_no_checkout_is_shipped_as_it_is(tmp_path: Path) -> None:
-    plain = tmp_path / "plain"
-    (plain / "empty").mkdir(parents=True)
-    (plain / "page").write_text("x")
-    config = of(plain, exclude=["*.log"])
-    (plain / "debug.log").write_text("x")
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path)}
-    os.environ.update(environment)
-
-    source = resolve(config, None, NOW)
-
-    assert source.id == "20260501T223015Z"
-    with packed(source, config, "ann", NOW) as archive:
-        assert {"empty", "page"} <= set(members(archive))
-        assert "debug.log" not in members(archive)
+def test_a_pattern_that_is_none_is_told_by_its_key(place: Path) -> None:
+    with pytest.raises(UsageError) as caught, exported(of(place, exclude=["!"]), None, NOW):
+        pass
+    assert caught.value.where == "deploy.source.exclude"
 
 
-@pytest.mark.parametrize("ref", ["nonsense", "--upload-pack=evil", "v1..v2", ""])
-def test_a_ref_that_is_no_commit_is_refused(checkout: Path, ref: str) -> None:
-    with pytest.raises(UsageError, match="there is no commit"):
-        resolve(of(checkout), ref or "no such ref", NOW)
+def test_nothing_of_it_stays_on_this_computer(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
 
-
-def test_a_checkout_without_a_commit_is_told_to_commit(tmp_path: Path) -> None:
-    git(tmp_path, "init", "--quiet")
-
-    with pytest.raises(UsageError, match="nothing is committed yet") as caught:
-        resolve(of(tmp_path), None, NOW)
-    assert "git commit" in (caught.value.next or "")
-
-
-def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no directory to deploy"):
-        resolve(of(tmp_path / "nowhere"), None, NOW)
+    with archived(of(place, build="mkdir -m 0500 locked")):
+        assert os.listdir(tmp_path / "temporary")
+    assert os.listdir(tmp_path / "temporary") == []

@@ -11,7 +11,7 @@ import pytest
 
 from deploytools import squawk
 from deploytools.errors import OperationFailed, UsageError
-from deploytools.releasing import packed, resolve
+from deploytools.releasing import exported, packed
 from deploytools.releasing.contents import MANIFEST
 from deploytools.settings import Settings
 from tests.support.values import settings
@@ -138,13 +138,13 @@ def test_its_word_travels_with_the_release_of_a_deploy_without_downtime(tree: Pa
     add(tree, "1_a.sql", "alter table orders drop column note;")
     config = settings(source={"path": str(tree)}, migrate=COMMAND)
     now = datetime(2030, 1, 1, tzinfo=timezone.utc)
-    source = resolve(config, None, now)
 
     def told(*, online: bool) -> dict[str, list[str]] | None:
         import tarfile
 
         with (
-            packed(source, config, "ann", now, online=online) as archive,
+            exported(config, None, now) as export,
+            packed(export, config, "ann", now, logs=tmp_path, say=print, online=online) as archive,
             tarfile.open(archive.path) as tar,
         ):
             file = tar.extractfile(f"./{MANIFEST}")
