@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from deploytools import commands, journal, saga, survey
+from deploytools import commands, journal, probe, saga, survey
 from deploytools.conclusion import conclude, standing
 from deploytools.engine import Engine, JournalLost, Stop
 from deploytools.errors import (
@@ -237,7 +237,11 @@ def _run(
     archive: Path | None = None,
     aborting: bool = False,
 ) -> Finished:
-    with _reported(reporter, plan, log.records), _interruptible(reporter) as stop:
+    with (
+        _reported(reporter, plan, log.records),
+        _visited(plan, settings, reporter),
+        _interruptible(reporter) as stop,
+    ):
         fleet.cancel = stop.cancel
         engine = Engine(
             plan=plan,
@@ -328,6 +332,21 @@ def _reported(reporter: Reporter, plan: Plan, records: Sequence[Record]) -> Iter
         yield
     finally:
         reporter.end()
+
+
+@contextmanager
+def _visited(plan: Plan, settings: Settings, reporter: Reporter) -> Iterator[None]:
+    """See what visitors get meanwhile; unless it is the switch alone, or nobody is served yet.
+
+    To ask for what isn't there yet would make lighttpd give the application up for 2 to 3 s.
+    """
+    url = probe.address(settings.webserver.public_url, settings.webserver.url)
+    served = any(target.release for target in plan.targets)
+    if url is None or plan.repeatable or not served:
+        yield
+        return
+    with probe.Probe(url, reporter.sample):
+        yield
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class EventsReporter(Reporter):
 
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
         self._write, self._clock = write, clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # Ctrl-C's note may come in the middle of another event
         self._told: dict[tuple[str, str], float] = {}
 
     def begin(self, plan: Plan, records: Sequence[Record]) -> None:

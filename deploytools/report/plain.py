@@ -13,6 +13,8 @@ from deploytools.plan import Plan, Scope, Step
 from deploytools.reporter import Reporter
 from deploytools.saga import State
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class PlainReporter(Reporter):
     """One line per step and one per host; of many hosts, one for all that say the same.
@@ -26,7 +28,7 @@ class PlainReporter(Reporter):
         self._width = 0
         self._every: Sequence[str] = ()
         self._said: set[tuple[str, str]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # Ctrl-C's note may come in the middle of another line
 
     def step(self, plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool) -> None:
         self._every = tuple(dict.fromkeys((*plan.hosts, plan.lock_host)))
@@ -49,8 +51,12 @@ class PlainReporter(Reporter):
                 self._say(f"  {self._who(hosts)}  {line}")
 
     def line(self, host: str, text: str) -> None:
+        self._say(self.said(host, text))
+
+    def said(self, host: str, text: str) -> str:
+        """What a host says, as a line of its own; and remember that it was told."""
         self._said.add((host, text.rstrip()))
-        self._say(f"  {host:{self._width}}  | {text.rstrip()}")
+        return f"  {host:{self._width}}  | {clean(text.rstrip())}"
 
     def note(self, text: str) -> None:
         self._say(f"  {text}")
@@ -64,8 +70,8 @@ class PlainReporter(Reporter):
         said = answer.error.get("what") or answer.mark.value.get("message") or "done"
         word = "" if state is State.OK else f"{state.value.upper()}: "
         details = [str(line).rstrip() for line in answer.mark.value.get("details", ())]
-        more = [f"| {line}" for line in details if (host, line) not in self._said]
-        return [*more, *f"{word}{said}".splitlines()]
+        more = [f"| {clean(line)}" for line in details if (host, line) not in self._said]
+        return [*more, *map(clean, f"{word}{said}".splitlines())]
 
     def _who(self, hosts: Sequence[str]) -> str:
         return f"{hosts[0]:{self._width}}" if len(hosts) == 1 else names(hosts, self._every)
@@ -81,6 +87,12 @@ def heading(plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool = False)
     number = "undo" if undo else f"{plan.steps.index(step) + 1}/{len(plan.steps)}"
     turns = step.scope in (Scope.ROLLING, Scope.ONE_FIRST)
     return f"[{number}] {title}{f' ({names(hosts, plan.hosts)})' if turns else ''}"
+
+
+def clean(text: str) -> str:
+    """Text of another machine, without what a terminal would obey: colours left out, the rest as escapes."""
+    plain = _COLOURS.sub("", text).expandtabs()
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in plain)
 
 
 def to_stderr(text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
@@ -27,11 +29,21 @@ class Reporting(Reporter):
     def __init__(self, *, json: bool = False) -> None:
         self._json = json
         self._kept = Recorder(operation.journals)
-        shown = EventsReporter(to_stderr) if json else PlainReporter(to_stderr)
-        self._all: tuple[Reporter, ...] = (shown, self._kept)
+        self._estimate: Estimate | None = None
+        self._all: tuple[Reporter, ...] = (self._shown(), self._kept)
 
     def expect(self, estimate: Estimate | None) -> None:
-        """Say what past windows make expect of this one."""
+        """Say what past windows make expect of this one, before it begins."""
+        self._estimate = estimate
+
+    def _shown(self) -> Reporter:
+        if self._json:
+            return EventsReporter(to_stderr)
+        if not on_terminal():
+            return PlainReporter(to_stderr)
+        from deploytools.report.live import LiveReporter
+
+        return LiveReporter(lambda: self._estimate)
 
     def __enter__(self) -> Reporting:
         return self
@@ -85,3 +97,9 @@ class Reporting(Reporter):
     def sample(self, sample: Sample) -> None:
         for each in self._all:
             each.sample(sample)
+
+
+def on_terminal(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether to draw: on a terminal that can, for somebody who doesn't mind."""
+    plain = environ.get("NO_COLOR") or environ.get("CI") or environ.get("TERM", "dumb") == "dumb"
+    return sys.stderr.isatty() and not plain

@@ -144,6 +144,7 @@ def environment(layout: Layout) -> dict[str, Any]:
             "config": str(layout.lighttpd / "lighttpd.conf"),
             "maintenance_dir": str(layout.lighttpd),
             "url": layout.url,
+            "public_url": layout.url,
         },
         "migrate": {
             "adapter": "alembic",

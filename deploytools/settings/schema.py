@@ -187,6 +187,10 @@ class Webserver:
     their own."""
     url: Url = "http://127.0.0.1/"
     """How a host reaches its own site."""
+    public_url: Url | None = None
+    """How visitors reach the site: asked four times a second, from this computer, while `deploy`, `hotswap`
+    or `rollback` is at work, to measure what they get. Null: `url`, if that is no loopback address; otherwise
+    it isn't measured."""
     host_header: HostHeader | None = None
     """The site's name, for a host with several sites."""
     aliases: Annotated[tuple[HostHeader, ...], empty_list] = ()
