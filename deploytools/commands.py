@@ -268,6 +268,11 @@ def refusal(answer: bytes) -> Refusal | None:
         return Refusal(answer.decode(errors="replace")[-500:] or "no answer")
 
 
+def renounce(plan: Plan, settings: Settings) -> Command:
+    """What asks how the migration of a run ended and, where it never began, sees to it that it never will."""
+    return Command(program(settings, "migrate", "outcome", plan.run_id, "--renounce"), timeout=120)
+
+
 def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Answer:
     """Given how a host program ended and what it printed, return what that means.
 

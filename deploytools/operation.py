@@ -24,7 +24,7 @@ from typing import Any
 
 from deploytools import commands, journal, probe, saga, survey
 from deploytools.conclusion import conclude, standing
-from deploytools.engine import Engine, JournalLost, Stop
+from deploytools.engine import Engine, JournalLost, Stop, run
 from deploytools.errors import (
     DeployError,
     InMaintenance,
@@ -212,19 +212,36 @@ def resume(
     connect(fleet, plan.hosts, settings)
     for line in parted_with(records, exclude):
         reporter.note(line)
-    progress = journal.fold(records)
-    if abort and not progress.reverting and not saga.may_abort(plan, progress):
+    by, laptop = operator()
+    more = [journal.resumed(by, laptop, exclude)]
+    if abort and not journal.fold(records).reverting:
+        more += _turning_back(plan, records, settings, fleet)
+        more.append(journal.turn_back(f"aborted by {by}"))
+    log = Journal(_mirror(plan.run_id), time.time, records=list(records), stored=len(records))
+    log.append(*more)
+    return _run(plan, settings, fleet, reporter, log, aborting=abort)
+
+
+def _turning_back(plan: Plan, records: Sequence[Record], settings: Settings, fleet: Fleet) -> list[Record]:
+    """What there is to journal before an abort: how the migration ended, where the journal doesn't tell.
+
+    Raises InMaintenance where the run can't be backed out of.
+    """
+    progress, found = journal.fold(records), []
+    mark = progress.marks.get(("migrate", plan.lock_host))
+    if not saga.may_abort(plan, progress) and mark is not None and mark.state is not saga.State.OK:
+        command, host = commands.renounce(plan, settings), plan.lock_host
+        outcome = fleet.map(lambda remote: run(remote, command), hosts=(host,))[host]
+        if isinstance(outcome, Ok):
+            found = [journal.outcome("migrate", host, outcome.value, undo=False, seconds=0.0)]
+            progress = journal.fold([*records, *found])
+    if not saga.may_abort(plan, progress):
         raise InMaintenance(
             f"run {plan.run_id} can't be aborted any more: its migration may have changed the schema",
             state=standing(plan, progress),
             next="fab deploy --resume",
         )
-    log = Journal(_mirror(plan.run_id), time.time, records=list(records), stored=len(records))
-    by, laptop = operator()
-    log.append(journal.resumed(by, laptop, exclude))
-    if abort and not progress.reverting:
-        log.append(journal.turn_back(f"aborted by {by}"))
-    return _run(plan, settings, fleet, reporter, log, aborting=abort)
+    return found
 
 
 def _run(

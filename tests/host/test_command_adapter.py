@@ -190,7 +190,10 @@ class TestDbmate:
         assert host.run("migrate", "back", "run1").json == ran.json, "it is not done a second time"
         assert check(host).json["state"] == "current"
 
-    def test_a_way_back_that_fails_holds_and_can_be_resolved(self, on_sqlite: DbmateProject) -> None:
+    @pytest.mark.parametrize("named", ["run1", "run1-back"])
+    def test_a_way_back_that_fails_holds_and_can_be_resolved(
+        self, on_sqlite: DbmateProject, named: str
+    ) -> None:
         host = on_sqlite.host
         on_sqlite.add("1_a", "create table t_a (id int);")
         on_sqlite.add("2_b")
@@ -202,7 +205,7 @@ class TestDbmate:
         assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", False)
         assert "`rollback` ended with exit code" in ran.error["what"]
         word = ("--by", "ann", "--reason", "took it back by hand")
-        assert host.run("migrate", "resolve", "run1", "--as", "not-applied", *word).code == 0
+        assert host.run("migrate", "resolve", named, "--as", "not-applied", *word).code == 0
         assert host.run("migrate", "back", "run1").code == 0
 
     def test_what_somebody_else_has_changed_since_is_not_taken_back(self, on_sqlite: DbmateProject) -> None:

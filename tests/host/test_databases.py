@@ -234,7 +234,7 @@ class TestPostgresql:
         project = alembic(host, on_postgresql)
         body = SLEEPS.format(here=str(host.base / "here"), statement="select pg_sleep(300)")
         project.add("a", body=f'op.execute("create table half (id int)"); {body}')
-        kill_in_the_middle(host, "a")
+        kill_in_the_middle(host, on_postgresql, "a")
         statement = "select 1 from pg_stat_activity where application_name = 'deploytools-run1'"
         wait_until(lambda: not on_postgresql.query(statement), timeout=30, what="the session has ended")
         ran = host.run("migrate", "outcome", "run1")
@@ -260,11 +260,19 @@ class TestPostgresql:
 SLEEPS = "pathlib.Path({here!r}).write_text(f'{{os.getpid()}} {{os.getppid()}}'); op.execute({statement!r})"
 
 
-def kill_in_the_middle(host: WebHost, target: str, *, with_runner: bool = True) -> None:
-    """Kill every process of the migration once it is busy; the follower comes to its end."""
+# Asks the server whether it works at the statement of a migration that SLEEPS made.
+BUSY = {
+    "postgresql": "select 1 from pg_stat_activity where state = 'active' and query like 'select pg_sleep%'",
+    "mariadb": "select 1 from information_schema.processlist where info like 'update orders%'",
+}
+
+
+def kill_in_the_middle(host: WebHost, database: Database, target: str, *, with_runner: bool = True) -> None:
+    """Kill every process of the migration once the server works at its statement; the follower ends."""
     here = host.base / "here"
     follower = host.start(*asking(target))
-    wait_until(lambda: here.exists() and here.read_text(), timeout=60, what="the migration has begun")
+    busy = BUSY[database.server.kind]
+    wait_until(lambda: database.query(busy), timeout=60, what="the server works at its statement")
     migration, adapter = map(int, here.read_text().split())
     runner = runner_of(host)
     for pid in (runner, adapter, migration) if with_runner else (migration,):
@@ -339,7 +347,7 @@ class TestMariadb:
         try:
             with other.cursor() as cursor:
                 cursor.execute("update orders set id = 3")
-            kill_in_the_middle(host, "a")
+            kill_in_the_middle(host, on_mariadb, "a")
             still_at_work(host)
         finally:
             other.close()
@@ -364,12 +372,11 @@ class TestMariadb:
         try:
             with other.cursor() as cursor:
                 cursor.execute("update orders set id = 3")
-            kill_in_the_middle(host, "a", with_runner=False)
+            kill_in_the_middle(host, on_mariadb, "a", with_runner=False)
             still_at_work(host)
         finally:
             other.close()
-        busy = "select 1 from information_schema.processlist where info like 'update orders%'"
-        wait_until(lambda: not on_mariadb.query(busy), timeout=30, what="the statement has ended")
+        wait_until(lambda: not on_mariadb.query(BUSY["mariadb"]), timeout=30, what="the statement has ended")
         ran = host.run("migrate", "outcome", "run1")
         assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", False)
         assert host.run("lock", "break", "--run-id=run1").code == 0

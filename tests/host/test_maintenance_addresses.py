@@ -21,8 +21,9 @@ from hostlib.webserver import counters, elsewhere, web
 from hostlib.webserver.listeners import Listener
 
 from tests.support.certificates import self_signed
+from tests.support.ports import free_port
 from tests.support.switching import lua, switch_down, switch_up
-from tests.support.webhost import Reply, WebHost, children, free_port, read_reply, wait_until
+from tests.support.webhost import Reply, WebHost, children, read_reply, wait_until
 
 MakeHost = Callable[..., WebHost]
 
@@ -59,12 +60,6 @@ def unix(path: Path) -> http.client.HTTPConnection:
     return connection
 
 
-def free_everywhere() -> int:
-    """A port that is free on every address."""
-    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as probe:
-        return int(probe.getsockname()[1])
-
-
 def listener(address: str, settings: str = "") -> str:
     return f'$SERVER["socket"] == "{address}" {{ {settings} }}\n'
 
@@ -77,7 +72,7 @@ def tls(address: str, pem: Path, settings: str = "") -> str:
 def test_plain_http_and_https_on_both_families_and_a_unix_socket_are_proved_in_one_run(
     make_web_host: MakeHost, pem: Path, tmp_path: Path, max_workers: int
 ) -> None:
-    plain, secure, path = free_port(), free_everywhere(), Path(tmp_path / "lighttpd.sock")
+    plain, secure, path = free_port(), free_port("::"), Path(tmp_path / "lighttpd.sock")
     extra = 'server.modules += ("mod_openssl")\n' + "".join(
         [
             listener(f"127.0.0.1:{plain}"),
@@ -117,7 +112,7 @@ def test_plain_http_and_https_on_both_families_and_a_unix_socket_are_proved_in_o
 
 
 def test_a_listener_for_both_families_is_asked(make_web_host: MakeHost) -> None:
-    port = free_everywhere()
+    port = free_port("::")
     host = make_web_host(extra=listener(f"[::]:{port}", 'server.set-v6only = "disable"'))
     host.serve()
     assert f"[::]:{port}" in host.run("down").json["addresses"]

@@ -15,8 +15,9 @@ from hostlib.switch import maintenance, maintscript
 
 from tests.support.certificates import self_signed
 from tests.support.http2 import Http2
+from tests.support.ports import free_port
 from tests.support.switching import is_page, lua, switch_down, switch_up
-from tests.support.webhost import Reply, WebHost, free_port, wait_until
+from tests.support.webhost import Reply, WebHost, wait_until
 
 LARGE = b"x" * (20 << 20)
 

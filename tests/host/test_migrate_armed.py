@@ -121,6 +121,24 @@ def test_disarming_has_no_effect_on_a_migration_that_was_started(noting: WebHost
     assert noting.run("migrate", "outcome", "run1").json["outcome"] == "applied"
 
 
+def test_what_is_renounced_before_it_was_started_never_is(noting: WebHost) -> None:
+    arm(noting)
+    for _ in range(2):
+        ran = noting.run("migrate", "outcome", "run1", "--renounce")
+        assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "not-started", True)
+    assert arm(noting).json["armed"] is False
+    ran = run(noting)
+    assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "not-started", True)
+    wait_until(lambda: not runners_of(noting), timeout=60, what="the runner has ended")
+    assert (notes(noting), left(noting)) == (["prepared"], ["run1"])
+    assert run(noting, "run2").code == 0, "that was said of one run"
+
+
+def test_what_was_started_can_not_be_renounced(noting: WebHost) -> None:
+    assert run(noting).code == 0
+    assert noting.run("migrate", "outcome", "run1", "--renounce").json["outcome"] == "applied"
+
+
 def test_arming_another_run_ends_what_a_dead_run_left_waiting(noting: WebHost) -> None:
     arm(noting, "run1")
     assert arm(noting, "run2").code == 0

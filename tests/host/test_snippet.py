@@ -15,7 +15,8 @@ import pytest
 from hostlib.switch import maintscript
 
 from deploytools.setup import lighttpd as lighttpd_conf
-from tests.support.site import free_port, wait_for
+from tests.support.ports import free_port
+from tests.support.site import wait_for
 from tests.support.values import settings
 
 PHP = """<?php

@@ -15,7 +15,8 @@ from hostlib.program import USAGE, Failure
 from hostlib.webserver import web
 
 from tests.support.certificates import self_signed
-from tests.support.webhost import REMOTE_SCRIPTS, WebHost, children, free_port, wait_until
+from tests.support.ports import free_port
+from tests.support.webhost import REMOTE_SCRIPTS, WebHost, children, wait_until
 
 MakeHost = Callable[..., WebHost]
 

@@ -22,7 +22,8 @@ from deploytools.commands import Command
 from deploytools.errors import HostKeyRejected, OperationFailed, Unreachable, UsageError
 from deploytools.fleet import Fleet, Ok, Unreached
 from deploytools.remote import LinkLost, Remote, StillRunning, connector
-from tests.support.sshd import Sshd, free_port, make_key, public, write_config
+from tests.support.ports import free_port
+from tests.support.sshd import Sshd, make_key, public, write_config
 
 pytestmark = pytest.mark.usefixtures("no_agent")
 

@@ -22,7 +22,8 @@ import pytest
 from deploytools import sandbox
 from deploytools.errors import OperationFailed, UsageError
 from deploytools.sandbox import checks, layout, processes
-from tests.support.sandboxes import Guestbook, Project, free_port, project, wait_until
+from tests.support.ports import free_port
+from tests.support.sandboxes import Guestbook, Project, project, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

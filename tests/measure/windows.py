@@ -69,9 +69,9 @@ MIGRATE = """
 class Visitor(threading.Thread):
     """Asks one host again and again, on a connection that it keeps while it can."""
 
-    def __init__(self, host: Host, began: float, over: threading.Event) -> None:
+    def __init__(self, host: Host, port: int, began: float, over: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.host, self.began, self.over = host, began, over
+        self.host, self.port, self.began, self.over = host, port, began, over
         self.records: list[Record] = []
         self.connection: http.client.HTTPConnection | None = None
 
@@ -84,7 +84,9 @@ class Visitor(threading.Thread):
     def visit(self, *, fresh: bool) -> Record:
         start, answer = time.monotonic(), None
         try:
-            self.connection = self.connection or http.client.HTTPConnection(self.host.address, 80, timeout=30)
+            self.connection = self.connection or http.client.HTTPConnection(
+                self.host.address, self.port, timeout=30
+            )
             self.connection.request("GET", "/")
             answer = self.connection.getresponse()
             answer.read()
@@ -103,14 +105,16 @@ class Visitor(threading.Thread):
             classify(answer.status, headers),
             answer.status,
             headers.get("x-release", ""),
+            schema=headers.get("x-schema", ""),
+            expected=headers.get("x-schema-expected", ""),
         )
 
 
 @contextmanager
-def visited(fleet: Fleet, visitors: int) -> Iterator[dict[str, list[Record]]]:
+def visited(fleet: Fleet, visitors: int, *, port: int = 80) -> Iterator[dict[str, list[Record]]]:
     """Visitors for every host; what they were answered is there at the end, by host."""
     began, over = time.monotonic(), threading.Event()
-    crowd = [Visitor(host, began, over) for host in fleet for _ in range(visitors)]
+    crowd = [Visitor(host, port, began, over) for host in fleet for _ in range(visitors)]
     for visitor in crowd:
         visitor.start()
     found: dict[str, list[Record]] = {host.name: [] for host in fleet}

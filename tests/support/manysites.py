@@ -18,8 +18,9 @@ from typing import Any
 
 from deploytools.setup import lighttpd
 from tests.support.barehost import compiled
+from tests.support.ports import free_port
 from tests.support.values import settings
-from tests.support.webhost import Reply, WebHost, children, end, free_port, wait_until
+from tests.support.webhost import Reply, WebHost, children, end, wait_until
 
 
 class SharingHost(WebHost):

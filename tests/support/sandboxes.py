@@ -21,6 +21,7 @@ from pathlib import Path
 from deploytools import sandbox
 from deploytools.sandbox import processes
 from deploytools.sandbox.layout import Layout
+from tests.support.ports import free_port
 
 SNIPPET = """\
 server.modules := ( "mod_magnet" ) + server.modules + ( "mod_fastcgi" )
@@ -38,13 +39,6 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float = 10.0) 
     while not condition():
         assert time.monotonic() < deadline, f"still not so after {timeout} s: {what}"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,14 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.operators import Operator
+from tests.support.ports import free_port
 
 FABRIC_YAML = "tasks: {executor_class: deploytools.executor.OnceExecutor}\n"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:

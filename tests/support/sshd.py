@@ -21,6 +21,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.support.ports import free_port
+
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 
@@ -184,13 +186,6 @@ def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
 def public(key: Path) -> Path:
     """The file of a key's public half."""
     return key.with_name(f"{key.name}.pub")
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.ports import free_port
+
 REMOTE_SCRIPTS = Path(__file__).resolve().parents[2] / "remote_scripts"
 sys.path.insert(0, str(REMOTE_SCRIPTS))  # hostlib, as the programs beside it import it
 
@@ -329,12 +331,6 @@ def read_reply(connection: http.client.HTTPConnection) -> Reply:
 def children(pid: int) -> set[int]:
     """The processes that `pid` started and that have not been waited for."""
     return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], object], *, timeout: float = 10, what: str = "condition") -> None:

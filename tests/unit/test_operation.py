@@ -25,7 +25,7 @@ from deploytools.plan import Target
 from deploytools.report.text import error_text
 from deploytools.settings import Host
 from tests.support.values import BASE
-from tests.unit.test_engine import SETTINGS, WINDOW, FakeHost, Silent, World, failing
+from tests.unit.test_engine import SETTINGS, WINDOW, FakeHost, Silent, World, failing, lost
 
 
 class Linked(FakeHost):
@@ -85,6 +85,41 @@ def test_a_host_that_a_run_was_resumed_without_is_told_and_stays_left_out(held: 
     with fleet(held, "web1", "web2") as both, pytest.raises(Unfinished):
         operation.resume(held.stored, SETTINGS, both, Silent())  # type: ignore[arg-type]
     assert "web2" not in {host for host, _ in held.said}
+
+
+@pytest.fixture
+def cut(held: World) -> World:
+    """A window whose operator died when nobody could know any more whether the migration had begun."""
+    intent = next(number for number, record in enumerate(held.stored) if record.get("step") == "migrate")
+    del held.stored[intent + 1 :]
+    return held
+
+
+@pytest.mark.parametrize("outcome", ["not-started", "failed"])
+def test_an_abort_asks_how_the_migration_ended_and_backs_out_where_nothing_is_changed(
+    cut: World, outcome: str
+) -> None:
+    cut.scripted = {("web1", "migrate outcome"): [failing("no", outcome=outcome, unchanged=True)]}
+    with fleet(cut, "web1", "web2") as both:
+        operation.resume(cut.stored, SETTINGS, both, Silent(), abort=True)  # type: ignore[arg-type]
+
+    assert ("web1", "migrate run") not in cut.said
+    assert [word for host, word in cut.said if host == "web2"][-2:] == ["up", "release discard"]
+    assert cut.stored[-1]["verdict"] == "reverted"
+
+
+@pytest.mark.parametrize("answer", [failing("runs", outcome="running"), lost()])
+def test_an_abort_is_refused_while_the_migration_may_have_changed_something(cut: World, answer: Any) -> None:
+    before = list(cut.stored)
+    cut.scripted = {("web1", "migrate outcome"): [answer]}
+    with (
+        fleet(cut, "web1", "web2") as both,
+        pytest.raises(InMaintenance, match="can't be aborted any more") as caught,
+    ):
+        operation.resume(before, SETTINGS, both, Silent(), abort=True)  # type: ignore[arg-type]
+
+    assert caught.value.next == "fab deploy --resume"
+    assert cut.stored == before, "nothing was done"
 
 
 def test_a_host_that_is_away_stops_a_resumed_run_before_it_does_anything(

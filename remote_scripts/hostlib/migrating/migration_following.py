@@ -34,6 +34,8 @@ def run(config: Config, order: Order, timeout: float | None) -> Result:
     if not place.exists():
         nothing = {"before": [], "after": [], "applied": [], "seconds": 0.0}
         return {"outcome": "applied", **nothing, "message": f"release {order.release} has no migrations"}
+    if not _was_started(config, order.run_id):
+        raise _never_started(order.run_id, "never was started, and the run was aborted since")
     return _follow(config, order.run_id, timeout, sys.stderr.buffer)
 
 
@@ -59,22 +61,34 @@ def back(config: Config, run_id: str, timeout: float | None) -> Result:
     return run(config, order, timeout)
 
 
-def outcome(config: Config, run_id: str, timeout: float) -> Result:
+def outcome(config: Config, run_id: str, timeout: float, *, renounce: bool = False) -> Result:
     """How the migration of `run_id` ended, after waiting at most `timeout` seconds; never starts it.
+
+    With `renounce` nobody will start it any more, if that wasn't done before.
 
     Raises Failure: exit code 3 where it failed or never was started, 4 where nobody knows how it ended,
     7 while it runs. The result says "outcome", and "unchanged" where the database is proved to be at
     the revision it had.
     """
-    if not (config.migrations / run_id).exists():
-        raise Failure(
-            f"no migration of run {run_id} was ever started here",
-            state="the database was not touched by this run",
-            next="fab deploy --resume, or --abort",
-            outcome="not-started",
-            unchanged=True,
-        )
+    if renounce:
+        migration_runs.renounce(config, run_id)
+    if not _was_started(config, run_id):
+        raise _never_started(run_id, "never was started here")
     return _follow(config, run_id, timeout, None)
+
+
+def _was_started(config: Config, run_id: str) -> bool:
+    return (config.migrations / run_id / "started.json").exists()
+
+
+def _never_started(run_id: str, how: str) -> Failure:
+    return Failure(
+        f"the migration of run {run_id} {how}",
+        state="the database was not touched by this run",
+        next="fab deploy --resume, or --abort",
+        outcome="not-started",
+        unchanged=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -92,12 +106,13 @@ def resolve(config: Config, run_id: str, word: Word) -> Result:
     A word can be taken back by another. Raises Failure with exit code 2 where the outcome is known, or the
     migration still runs.
     """
-    is_open = (deploylock.holder(config) or {}).get("run_id") == run_id
-    backwards = (config.migrations / back_id(run_id)).exists()
-    if backwards:  # then it is that of which nobody knows how it ended
+    if (config.migrations / back_id(run_id)).exists():  # then it is that of which nobody knows how it ended
         run_id = back_id(run_id)
     place = config.migrations / run_id
     started = read_json(place / "started.json")
+    backwards = started is not None and bool(started.get("back"))
+    of_run = started["back"] if started is not None and backwards else run_id
+    is_open = (deploylock.holder(config) or {}).get("run_id") == of_run
     ended: dict[str, Any] = {"outcome": "unknown"}
     known = None
     if started is None:

@@ -6,7 +6,8 @@
     migrations/RUN_ID/outcome.json   how it ended; published by rename, see migration_runner
 
 The directory appears complete, with the lock already held, by one rename: its name is the at-most-once
-start. So: outcome there: finished. Lock held: running. Neither: unknown, never "failed".
+start. So: outcome there: finished. Lock held: running. Neither: unknown, never "failed". Where nothing is
+in it but `renounced`: not started, and never to be.
 
 Before, the runner may have been armed: started, ready, waiting for the word in migrations/.armed-RUN_ID.X.
 If it is gone by then, or too old, another one is started.
@@ -115,6 +116,19 @@ def disarm(config: Config, run_id: str) -> int:
     with exclusive(config.migrations, wait=WAIT):
         found = _armed(config, run_id)
         return sum(_take_away(armed, config.migrations / run_id) for armed in found)
+
+
+def renounce(config: Config, run_id: str) -> None:
+    """See to it that the migration of `run_id`, if it was not started by now, never will be."""
+    place = config.migrations / run_id
+    with exclusive(config.migrations, wait=WAIT):
+        for armed in _armed(config, run_id):
+            _take_away(armed, place)
+        if place.exists():
+            return
+        made = Path(tempfile.mkdtemp(prefix=f".renounced-{run_id}.", dir=config.migrations))
+        (made / "renounced").touch()
+        made.rename(place)
 
 
 def _armed(config: Config, run_id: str) -> list[Path]:
