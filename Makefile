@@ -3,6 +3,7 @@
 # make fleet   real Debian hosts on this machine, to play with (make fleet HOSTS=3 SUITE=trixie); needs root
 # make measure figures: maint-down on 10 hosts beside other tools (make measure MEASURE="flips --help"); needs root
 # make test    lint, types and the whole test suite
+# make test-all  that, and every case of what the everyday suite has some cases of
 # make soak    a million requests while every runtime is swapped without a pause (make soak SOAK="swaps --seed 2");
 #              or downtime windows broken at random (make soak SOAK="faults --trials 300 --seed 7")
 # make docs    the documents as a site, in build/docs; what is generated from the code is written anew
@@ -15,7 +16,7 @@ PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fleet measure soak test check docs lock wheel clean
+.PHONY: demo fleet measure soak test test-all check docs lock wheel clean
 
 demo: sandbox-packages $(VENV)/ready
 	@$(BIN)/python -m deploytools.sandbox.demo $(DEMO)
@@ -31,7 +32,10 @@ measure: test-packages $(VENV)/ready
 
 test: test-packages $(VENV)/ready check
 	@[ "$$(id -u)" != 0 ] || $(BIN)/python -m tests.fleet images
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+test-all:
+	@$(MAKE) --no-print-directory test PYTEST="-m 'exhaustive or not exhaustive'"
 
 SOAK ?= swaps
 soak: test-packages $(VENV)/ready

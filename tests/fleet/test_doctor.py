@@ -211,16 +211,16 @@ KILL_USER_PROCESSES = (
     "faults",
     [
         pytest.param(WEB_SERVER, id="lighttpd's configuration"),
-        pytest.param(OUR_PART, id="what set-up wrote is changed"),
-        pytest.param(ANOTHER_VERSION, id="another version"),
+        pytest.param(OUR_PART, id="what set-up wrote is changed", marks=pytest.mark.exhaustive),
+        pytest.param(ANOTHER_VERSION, id="another version", marks=pytest.mark.exhaustive),
         pytest.param(TAKEN_OUT, id="what set-up wrote is taken out"),
         pytest.param(SANDBOXED, id="systemd's sandbox"),
-        pytest.param(STOPPED, id="no lighttpd"),
+        pytest.param(STOPPED, id="no lighttpd", marks=pytest.mark.exhaustive),
         pytest.param(RIGHTS, id="rights"),
-        pytest.param(TERMINAL, id="sudo wants a terminal"),
+        pytest.param(TERMINAL, id="sudo wants a terminal", marks=pytest.mark.exhaustive),
         pytest.param(PASSWORD, id="sudo wants a password"),
         pytest.param(APPLICATION, id="the application"),
-        pytest.param(DEAD, id="a dead application"),
+        pytest.param(DEAD, id="a dead application", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_remedy_that_is_followed_word_for_word_helps(

@@ -96,6 +96,7 @@ def newer_toolkit(place: Path) -> Path:
     return place
 
 
+@pytest.mark.exhaustive
 def test_programs_work_at_every_moment_of_an_upgrade(prepared: Fleet, tmp_path: Path) -> None:
     newer = newer_toolkit(tmp_path)
     host = prepared["web1"]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fleet import Fleet
 from tests.fleet.swaphost import ROOT, SwapHost, set_up
-from tests.support.interrupts import STEPS, calls_of, killed_at
+from tests.support.interrupts import SOME_OR_EVERY, STEPS, calls_of, killed_at
 from tests.support.runtimes import RUNTIMES
 
 FLUP = RUNTIMES["flup"]
@@ -17,8 +17,9 @@ KILLED = 128 + signal.SIGKILL
 pytestmark = [pytest.mark.fleet(1), pytest.mark.timeout(900)]
 
 
+@SOME_OR_EVERY
 def test_killed_between_any_two_of_its_steps_it_is_finished_by_the_next_one_and_nobody_notices(
-    fleet: Fleet,
+    fleet: Fleet, stride: int
 ) -> None:
     """Its calls of systemctl are among the steps; the next swap has the same run id."""
     set_up(fleet, FLUP)
@@ -31,7 +32,7 @@ def test_killed_between_any_two_of_its_steps_it_is_finished_by_the_next_one_and_
     assert len(steps) > 15
 
     with host.visitors(3) as visitors:
-        for turn, step in enumerate(steps):
+        for turn, step in enumerate(steps[::stride]):
             release = f"r{1 + turn % 2}"
             wanted = ("--release", release, "--run-id", f"run-{turn}")
             assert host.swap(*wanted, under=killed_at(step)).code == KILLED, step

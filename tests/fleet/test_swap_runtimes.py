@@ -28,7 +28,7 @@ def test_swaps_under_load_lose_no_request_under_either_manager(fleet: Fleet, nam
             there.release(release, listen=listen, manager=manager)
         assert there.swap("--release", releases[-1]).code == 0
         with there.visitors() as visitors:
-            for release in [*releases, *releases[:2]]:
+            for release in releases:
                 ran = there.swap("--release", release)
                 assert ran.code == 0, (host, ran)
                 served = str(ran.json["generation"])

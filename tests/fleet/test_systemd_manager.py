@@ -165,16 +165,16 @@ def test_where_systemd_runs_it_is_the_manager_and_the_application_runs_as_its_re
     assert_only(host, now["generation"])
 
 
-def test_twenty_swaps_under_load_lose_no_request(host: Host) -> None:
+def test_swaps_under_load_lose_no_request(host: Host) -> None:
     first = swap(host)["generation"]
     with visitors(host) as guests:
-        for number in range(20):
+        for number in range(6):
             told = swap(host)
             assert told["generation"] == first + number + 1
             wait_until(lambda: guests.generations[str(told["generation"])], lambda: "a visitor", 30)  # noqa: B023
     assert guests.lost == []
-    assert guests.requests > 1000
-    assert_only(host, first + 20)
+    assert guests.requests > 300
+    assert_only(host, first + 6)
 
 
 def test_an_application_that_binds_its_socket_itself_has_no_socket_unit(host: Host) -> None:

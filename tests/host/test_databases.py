@@ -108,7 +108,9 @@ def locking(database: Database, user: str = "app") -> Iterator[psycopg.Connectio
         connection.rollback()
 
 
-ADAPTERS = pytest.mark.parametrize("adapter", ["alembic", "django", "command"])
+ADAPTERS = pytest.mark.parametrize(
+    "adapter", ["alembic", pytest.param("django", marks=pytest.mark.exhaustive), "command"]
+)
 
 
 class TestPostgresql:

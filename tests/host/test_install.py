@@ -21,6 +21,7 @@ from hostlib.locking import exclusive
 from hostlib.switch import maintscript
 
 from tests.support.ground import ME, Ground, of_an_older_toolkit, paths
+from tests.support.interrupts import SOME_OR_EVERY
 from tests.support.webhost import REMOTE_SCRIPTS
 
 sys.path.insert(0, str(REMOTE_SCRIPTS))
@@ -402,12 +403,13 @@ def whole(ground: Ground) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("upgrade", [False, True], ids=["a new host", "an upgrade"])
+@SOME_OR_EVERY
 def test_wherever_it_is_killed_everything_is_whole_and_the_same_again_finishes_it(
-    tmp_path: Path, upgrade: bool
+    tmp_path: Path, upgrade: bool, stride: int
 ) -> None:
     point, survived = 0, False
     while not survived:
-        point += 1
+        point += stride
         ground = Ground(tmp_path / str(point))
         if upgrade:
             old = ground.bundle()
@@ -496,10 +498,11 @@ def test_a_purge_of_what_was_never_set_up_touches_nothing(ground: Ground) -> Non
 
 
 @pytest.mark.timeout(900)
-def test_a_removal_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
+@SOME_OR_EVERY
+def test_a_removal_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path, stride: int) -> None:
     point, survived = 0, False
     while not survived:
-        point += 1
+        point += stride
         ground = Ground(tmp_path / str(point))
         before = tree(ground.etc)
         assert finished(ground, ground.bundle())

@@ -21,7 +21,7 @@ WORKERS = {"php-cgi": 2, "php-fpm": 4, "perl": 0, "c": 4, "flup": 2, "uwsgi": 0}
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_ten_swaps_between_both_kinds_of_listener_lose_no_request(name: str) -> None:
+def test_swaps_between_both_kinds_of_listener_lose_no_request(name: str) -> None:
     with Site(runtime=RUNTIMES[name], max_workers=WORKERS[name], unprivileged=True) as site:
         site.release("inherits", listen="fd0")
         site.release("binds", listen="path")
@@ -29,7 +29,7 @@ def test_ten_swaps_between_both_kinds_of_listener_lose_no_request(name: str) -> 
         assert ran.code == 0, (ran, site.log())
 
         with Visitors(site) as visitors:
-            for number in range(10):
+            for number in range(4):
                 release = ("inherits", "binds")[number % 2]
                 ran = site.swap("--release", release)
                 assert ran.code == 0, (ran, site.log())
@@ -38,7 +38,7 @@ def test_ten_swaps_between_both_kinds_of_listener_lose_no_request(name: str) -> 
                 wait_until(lambda: visitors.generations[served], timeout=60)  # noqa: B023
 
         assert visitors.lost == []
-        assert visitors.requests == visitors.answered > 500
+        assert visitors.requests == visitors.answered > 200
         site.assert_only(site.serving())
         if os.geteuid() == 0:
             assert {os.stat(f"/proc/{pid}").st_uid for pid in site.processes()} == {account()}

@@ -15,10 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 # What a program does to files, sockets and processes.
 STEPS = "rename,symlink,unlink,mkdir,rmdir,bind,listen,chmod,chown,clone,vfork,kill"
 # Those of its calls that a full disk may refuse.
 WRITES = "write,pwrite64,ftruncate,rename,symlink,mkdir,bind"
+
+
+# A test that interrupts a program at each of its steps takes every `stride`th one; all of them are for
+# `make test-all`.
+SOME_OR_EVERY = pytest.mark.parametrize(
+    "stride", [4, pytest.param(1, marks=pytest.mark.exhaustive)], ids=["some", "every"]
+)
 
 
 class Call(NamedTuple):

@@ -49,10 +49,10 @@ def test_a_host_that_boots_in_the_window_is_brought_to_the_same_end(site: Site, 
     [
         ("link send:maintenance-on web1 resume", NEW),
         ("link inside web1 resume", NEW),
-        ("link send:swap web2 resume", NEW),
+        pytest.param("link send:swap web2 resume", NEW, marks=pytest.mark.exhaustive),
         ("sshd inside web1 resume", NEW),
         ("lighttpd send:maintenance-on web1 resume", NEW),
-        ("lighttpd send:maintenance-off web2 resume", NEW),
+        pytest.param("lighttpd send:maintenance-off web2 resume", NEW, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_lost_link_or_server_is_asked_again(site: Site, trial: str, end: str) -> None:
