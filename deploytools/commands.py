@@ -90,7 +90,12 @@ def expectation(settings: Settings, *, app: bool, migrates: bool) -> dict[str, A
     of its environment only what decides how that goes, because the rest may be secret. `migrates` is for
     the host where migrations run: there the database has to answer.
     """
-    told: dict[str, Any] = {"version": __version__, "migrates": migrates}
+    told: dict[str, Any] = {
+        "version": __version__,
+        "migrates": migrates,
+        "bake": settings.rolling.bake,
+        "shared": list(settings.shared),
+    }
     if app:
         public = {name: value for name, value in settings.app.env.items() if name.startswith(("PATH", "PHP"))}
         told["app"] = {
@@ -115,6 +120,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             return [_can_wait(_acquire(plan, settings))]
         case "preflight":
             told = expectation(settings, app=plan.operation == "deploy", migrates=False)
+            told["deploying"] = plan.operation == "deploy"
             return [Command(program(settings, "doctor", "--expected"), stdin=json.dumps(told).encode())]
         case "stage":
             return _stage(plan, settings)
@@ -155,8 +161,10 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "swap":
             options = _options(release=plan.release, run_id=plan.run_id)
             leave = ["--leave"] if plan.has("retire") else []
-            swap = program(settings, "swap", *options, *leave)
-            return [_can_wait(swap, as_root=settings.privileged, timeout=_swap_timeout(settings))]
+            bake = settings.rolling.bake if plan.operation == "deploy" and not plan.window else 0
+            watched = [f"--bake={bake:g}"] if bake else []
+            swap = program(settings, "swap", *options, *leave, *watched)
+            return [_can_wait(swap, as_root=settings.privileged, timeout=_swap_timeout(settings) + bake)]
         case "swap-back":
             options = _options(run_id=plan.run_id)
             back = program(settings, "swap", "--back", *options)

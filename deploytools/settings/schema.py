@@ -292,6 +292,17 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)
+class Rolling:
+    """`bake` is seconds."""
+
+    bake: DurationOrZero = 0.0
+    """How long a deploy without downtime watches each host after its swap, before the old process ends and
+    the next hosts have their turn: the health check, crashes, and the share of 5xx answers beside the time
+    before, where lighttpd has an access log. Where that gets worse, the host goes back at once, and so does
+    the whole deploy."""
+
+
+@dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)
 class Fleet:
     """`connect_timeout` is seconds, `parallel` a number of hosts."""
 
@@ -332,4 +343,5 @@ class Deploy:
     migrate: Migrate | None = None
     hooks: Annotated[Hooks, empty_section] = field(default_factory=Hooks)
     window: Annotated[Window, empty_section] = field(default_factory=Window)
+    rolling: Annotated[Rolling, empty_section] = field(default_factory=Rolling)
     fleet: Annotated[Fleet, empty_section] = field(default_factory=Fleet)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import stat
 import subprocess
 import time
@@ -235,6 +236,48 @@ def test_a_directory_that_the_application_can_not_enter_is_an_error(host: WebHos
     assert f"nobody, which the application runs as, can't enter {host.root}" in found[0]["message"]
     host.root.chmod(0o751)
     assert failed(host.run("doctor")) == []
+
+
+@root_only
+@pytest.mark.parametrize(
+    ("owner", "mode", "told", "level"),
+    [
+        (0, 0o644, "others than the application can read", "warning"),
+        (65534, 0o440, "is nobody's, who can change what the application is told", "warning"),
+        (0, 0o600, "www-data, which the application runs as, can't read", "error"),
+    ],
+)
+def test_an_environment_file_is_for_the_application_and_nobody_else(
+    host: WebHost, owner: int, mode: int, told: str, level: str
+) -> None:
+    host.config["user"] = "www-data"
+    host.write_config()
+    host.base.chmod(0o755)
+    file = host.root / "shared" / ".env"
+    file.write_text("SECRET=tell-nobody")
+    os.chown(file, owner, pwd.getpwnam("www-data").pw_gid)
+    file.chmod(mode)
+
+    found = the(compared(host, shared=[".env", "var"]), "environment")
+
+    assert (found["level"], told in found["message"], str(file) in found["message"]) == (level, True, True)
+    assert "tell-nobody" not in json.dumps(found)
+    subprocess.run(["sh", "-c", found["remedy"]], check=True)
+    names = {check["name"] for check in failed(compared(host, shared=[".env", "var"]))}
+    assert "environment" not in names
+
+
+def test_where_no_bake_time_is_wanted_nobody_has_to_tell_what_visitors_are_answered(host: WebHost) -> None:
+    told = the(compared(host, bake=30), "bake")
+    assert (told["level"], told["message"].split(":")[0]) == ("warning", "lighttpd has no access log")
+    assert "lighty-enable-mod accesslog" in told["remedy"]
+    assert "bake" not in {check["name"] for check in failed(compared(host, bake=0))}
+
+
+def test_nobody_is_told_to_deploy_while_a_deploy_is_at_it(host: WebHost) -> None:
+    (host.run_dir / "app.sock").unlink()
+    assert "fab deploy" in the(compared(host), "site")["remedy"]
+    assert "site" not in {check["name"] for check in failed(compared(host, deploying=True))}
 
 
 def set_up_for_root(host: WebHost) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import subprocess
@@ -11,8 +13,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, account, closed_to, judged, me
+from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, account, allowed, closed_to, judged, me
 from hostlib.program import TOOLS, Config
+from hostlib.releasing import releases
 
 SETUP = "fab setup"
 PATIENCE = 20.0  # seconds for `sudo`, which may look accounts up in a directory
@@ -108,6 +111,35 @@ def ways(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def environment_files(subject: Subject) -> Iterator[Finding]:
+    """Files in `shared` hold passwords: they are for the application, their owner and root alone."""
+    config, who = subject.config, account(subject.config.user)
+    names = subject.expected.get("shared") or releases.shared_names(config, subject.release)
+    files = [path for path in (config.shared / name for name in names) if path.is_file()]
+    if who is None or not files or not config.releases.is_dir():
+        return
+    deployer = config.releases.stat()
+    groups = {0, deployer.st_gid, *os.getgrouplist(who.pw_name, who.pw_gid)}
+    for path in files:
+        found, place = path.stat(), shlex.quote(str(path))
+        readable = allowed(who, path, 4)
+        if not readable:
+            bad = f"{who.pw_name}, which the application runs as, can't read {path}"
+        elif found.st_uid not in (0, deployer.st_uid, who.pw_uid):
+            bad = f"{path} is {_name(found.st_uid)}'s, who can change what the application is told"
+        else:
+            bad = f"others than the application can read {path}: its mode is {found.st_mode & 0o777:o}"
+        open_to = found.st_mode & 0o007 or (found.st_mode & 0o070 and found.st_gid not in groups)
+        yield judged(
+            "environment",
+            readable and not open_to and found.st_uid in (0, deployer.st_uid, who.pw_uid),
+            f"{path} is the application's to read, and nobody else's",
+            f"chown {_name(deployer.st_uid)}:{_group(who.pw_gid)} {place} && chmod 640 {place}",
+            bad=bad,
+            level=WARNING if readable else ERROR,
+        )
+
+
 def sudo(subject: Subject) -> Iterator[Finding]:
     """The deploy user may run what needs root, without a password and without a terminal.
 
@@ -188,6 +220,13 @@ def _remedy(config: Config, whys: list[str]) -> str:
         last = f"/etc/sudoers.d/zzz-deploytools-{config.application}"
         return f"cp -p {file} {last}, which comes after the rule that asks for a password"
     return f"fab setup --as-user root, which writes {file}"
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def _name(uid: int) -> str:

@@ -13,7 +13,7 @@ from hostlib.checks.webserver import RELOAD, elsewhere, mend, proof, user
 from hostlib.program import Failure
 from hostlib.swapping.managers import Managers
 from hostlib.switch import maintenance
-from hostlib.webserver import web
+from hostlib.webserver import accesslog, web
 
 CUT_AFTER = 8  # seconds that a reload leaves to requests, where the configuration doesn't say
 # Debian's configuration has 5 s. Who has longer requests learns of it from the plan of a set-up that reloads.
@@ -46,6 +46,21 @@ def statistics(subject: Subject) -> Iterator[Finding]:
         f"{where} tells lighttpd's counters",
         mend(subject, key, f'$HTTP["remote-ip"] == "127.0.0.1" {{ {key} := "{config.statistics_path}" }}'),
         bad=f"{bad}: `drain` can't tell when no request is being worked on",
+    )
+
+
+def answers_told(subject: Subject) -> Iterator[Finding]:
+    """The bake time of a deploy compares visitors' 5xx answers with those before: who tells them?"""
+    if not subject.expected.get("bake") or subject.configuration is None:
+        return
+    found = accesslog.place(subject.configuration, subject.config)
+    yield judged(
+        "bake",
+        not isinstance(found, str),
+        f"{found} tells what visitors are answered",
+        "lighty-enable-mod accesslog, whose format is the usual one; then systemctl restart lighttpd",
+        bad=f"{found}: while a new release is watched, only its health check and its crashes count",
+        level=WARNING,
     )
 
 
@@ -224,6 +239,8 @@ def site(subject: Subject) -> Iterator[Finding]:
         return
     fine = answer.status < 500 or maintenance.is_marked(answer)
     serving = subject.serving
+    if serving is None and subject.expected.get("deploying"):
+        return  # nothing can answer yet
     if serving is None:
         remedy = "fab deploy, because nothing is deployed yet"
     elif Managers(subject.config).alive(serving):

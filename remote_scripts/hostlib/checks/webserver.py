@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, judged
 from hostlib.webserver import lighttpd
@@ -214,16 +213,7 @@ def _visitor(subject: Subject) -> Mapping[str, str]:
 
 def proof(subject: Subject) -> Mapping[str, str]:
     """What is known of our own requests."""
-    url = urlsplit(subject.config.url)
-    return {
-        "host": subject.config.host_header or url.hostname or "",
-        "scheme": url.scheme,
-        "socket": str(url.port or (443 if url.scheme == "https" else 80)),
-        "remoteip": "127.0.0.1",
-        "url": "/",
-        "querystring": "",
-        "requestmethod": "GET",
-    }
+    return lighttpd.own_request(subject.config)
 
 
 # -- what is configured ----------------------------------------------------------------------------

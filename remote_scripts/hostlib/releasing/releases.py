@@ -66,6 +66,11 @@ def previous(config: Config) -> str | None:
     return None
 
 
+def shared_names(config: Config, release: str | None) -> list[str]:
+    """The paths of a release that are links to ROOT/shared; none where there is no release."""
+    return list(_staged(config.releases / release).get("shared", ())) if release else []
+
+
 def state(config: Config, release: str) -> str:
     """What became of a release. One that was staged before this was noted counts as deployed."""
     return str(_staged(config.releases / release).get("state", DEPLOYED))

@@ -23,6 +23,7 @@ class Account:
         drained_in: from the barrier until no request was in any other generation.
         stopped: the generations that were ended.
         kept: those that could not be: generation, connections, why.
+        baked: what was seen in the bake time, see `bake.watch`.
     """
 
     changed: bool = False
@@ -32,6 +33,7 @@ class Account:
     drained_in: float | None = None
     stopped: list[int] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
+    baked: dict[str, Any] | None = None
 
     def keep(self, record: Record, connections: int, why: str) -> None:
         why = f"{count(connections)}; {why}"
@@ -51,12 +53,17 @@ class Account:
             "stopped": self.stopped,
             "warm": warm,
             "kept": self.kept,
+            "baked": self.baked,
         }
         story = []
         if self.new is not None:
             story.append(f"{self.new} serves" if self.changed else f"{self.new} serves already")
         if self.ready_in is not None:
             story.append(f"it was ready in {self.ready_in:.2f} s")
+        if self.baked is not None:
+            from hostlib.swapping import bake  # only where one was asked for
+
+            story.append(bake.told(self.baked))
         if self.stopped:
             story.append(f"stopped: {', '.join(map(str, self.stopped))}")
         if warm:

@@ -39,22 +39,7 @@ def behind(
     Args:
         look: tells how `new` is. One that ends while it answers badly is not given another chance.
     """
-    bad_since: float | None = None
-    restarts = look().restarts
-
-    def healthy(answer: web.Answer) -> bool:
-        nonlocal bad_since
-        if health.met(answer.status, answer.body):
-            bad_since = None
-            return True
-        life = look()
-        if life.pid is None or life.restarts > restarts:
-            raise Failure(f"behind the web server {life.ended}")
-        bad_since = bad_since or time.monotonic()
-        if time.monotonic() - bad_since > (GIVEN_UP_FOR if answer.status == GIVEN_UP else BAD_ANSWERS_FOR):
-            raise Failure(f"the web server answers {answer.status}, not {health}")
-        return False
-
+    healthy = judge(health, look)
     bypass = maintenance.bypass_headers(config)
     with _connection_to(new.socket, known) as seen:
         web.prove(config, healthy, path=health.path, headers=bypass, timeout=TIMEOUT)
@@ -66,6 +51,37 @@ def behind(
                     f" does its fastcgi.server use {config.run / 'app.sock'}?"
                 )
             web.prove(config, healthy, path=health.path, headers=bypass, timeout=TIMEOUT)
+
+
+def judge(
+    health: Health, look: Callable[[], Life], *, started: int | None = None
+) -> Callable[[web.Answer], bool]:
+    """What tells for each answer whether it is as `health` wants it; raises Failure where it is hopeless.
+
+    That is where it crashes while it answers badly; and even where it answers well, if it was `started` again
+    more often than so.
+    """
+    bad_since: float | None = None
+    restarts = look().restarts if started is None else started
+
+    def healthy(answer: web.Answer) -> bool:
+        nonlocal bad_since
+        good = health.met(answer.status, answer.body)
+        if good:
+            bad_since = None
+        if good and started is None:
+            return True
+        life = look()
+        if life.pid is None or life.restarts > restarts:
+            raise Failure(f"behind the web server {life.ended}")
+        if good:
+            return True
+        bad_since = bad_since or time.monotonic()
+        if time.monotonic() - bad_since > (GIVEN_UP_FOR if answer.status == GIVEN_UP else BAD_ANSWERS_FOR):
+            raise Failure(f"the web server answers {answer.status}, not {health}")
+        return False
+
+    return healthy
 
 
 @contextlib.contextmanager

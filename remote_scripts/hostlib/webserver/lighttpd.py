@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Union
+from urllib.parse import urlsplit
 
-from hostlib.program import Failure
+from hostlib.program import Config, Failure
 
 PATIENCE = 20.0  # seconds; include_shell runs programs
 # What lighttpd has where the configuration is silent (configfile.c, base.h).
@@ -136,6 +137,20 @@ def _is_listener(value: str, fact: str) -> bool | None:
         return meant == ipaddress.ip_address(known.strip("[]"))
     except ValueError:  # a name, say
         return None
+
+
+def own_request(config: Config) -> Mapping[str, str]:
+    """What is known of our own requests to the site."""
+    url = urlsplit(config.url)
+    return {
+        "host": config.host_header or url.hostname or "",
+        "scheme": url.scheme,
+        "socket": str(url.port or (443 if url.scheme == "https" else 80)),
+        "remoteip": "127.0.0.1",
+        "url": "/",
+        "querystring": "",
+        "requestmethod": "GET",
+    }
 
 
 def backends(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
