@@ -49,10 +49,10 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Upload:
-    """The release's archive, put at `path` on the host, whole or not at all."""
+class Ship:
+    """The release itself, given to the host program that takes it in."""
 
-    path: str
+    command: Command
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def expectation(settings: Settings, *, app: bool, migrates: bool) -> dict[str, A
 
 def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
     plan: Plan, step: Step, progress: Progress, settings: Settings, host: str | None = None
-) -> list[Command | Upload]:
+) -> list[Command | Ship]:
     """Given a step of a plan, return what carries it out on a host: on `host`, where that matters."""
     match step.name:
         case "compare":
@@ -220,7 +220,7 @@ def greeting(line: bytes | None) -> dict[str, Any] | None:
 
 def undo(  # noqa: PLR0911 - as in `do`
     plan: Plan, step: Step, progress: Progress, host: str, settings: Settings
-) -> list[Command | Upload]:
+) -> list[Command | Ship]:
     """Given a step that was attempted on `host`, return what compensates it; nothing where nothing has to."""
     # As the swap told: the plan is older than the lock, and another run may have come in between.
     previous = progress.value("swap", host).get("previous_release") or plan.previous(host)
@@ -348,14 +348,10 @@ def _acquire(plan: Plan, settings: Settings) -> tuple[str, ...]:
     return program(settings, "lock", "acquire", *options, "--journal", *more)
 
 
-def _stage(plan: Plan, settings: Settings) -> list[Command | Upload]:
-    path = f"{settings.root}/releases/.upload-{_release(plan)}.tar.gz"
+def _stage(plan: Plan, settings: Settings) -> list[Command | Ship]:
     shared = [argument for name in settings.shared for argument in ("--shared", name)]
-    stage = program(
-        settings,
-        "release", "stage", _release(plan), "--archive", path, "--sha256", plan.digest or "", *shared,
-    )  # fmt: skip
-    return [Upload(path), Command(stage, timeout=600)]
+    arguments = ("stage", _release(plan), "--sha256", plan.digest or "", *shared)
+    return [Ship(Command(program(settings, "release", *arguments), timeout=600))]
 
 
 def _migrate(what: str, plan: Plan, progress: Progress, settings: Settings, *options: str) -> tuple[str, ...]:
@@ -371,14 +367,14 @@ def _revision(plan: Plan, progress: Progress, host: str | None) -> str | None:
     return ",".join(target) if target and finds_it else None
 
 
-def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command | Upload]:
+def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command | Ship]:
     if not command:
         return []
     variables = [f"DEPLOYTOOLS_RUN_ID={plan.run_id}", f"DEPLOYTOOLS_RELEASE={plan.release or ''}"]
     return [Command(("env", *variables, "sh", "-c", command), timeout=timeout, repeatable=False)]
 
 
-def _backup(plan: Plan, settings: Settings) -> list[Command | Upload]:
+def _backup(plan: Plan, settings: Settings) -> list[Command | Ship]:
     hook = settings.hooks.backup
     if not hook:
         return []

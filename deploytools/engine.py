@@ -10,15 +10,16 @@ import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from deploytools import commands, journal
-from deploytools.commands import Answer, Command, Upload
+from deploytools.commands import Answer, Command, Ship
 from deploytools.errors import DeployError, LockHeld, OperationFailed
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal, Record
 from deploytools.moments import has_passed
-from deploytools.plan import Plan
+from deploytools.plan import Plan, Step
+from deploytools.releasing import transfer
+from deploytools.releasing.packing import Parcel
 from deploytools.remote import Remote
 from deploytools.reporter import Reporter
 from deploytools.saga import (
@@ -34,6 +35,7 @@ from deploytools.saga import (
     may_turn_back,
 )
 from deploytools.settings import Settings
+from deploytools.ssh.channel import Talk
 
 # How long an operation keeps asking a host that it lost in the middle of a step, in seconds.
 RECONNECT = 60.0
@@ -62,7 +64,7 @@ class Engine:
     """Carries out one plan.
 
     Args:
-        archive: the packed release; None where the plan ships nothing or a run is resumed.
+        parcel: the packed release; None where the plan ships nothing or a run is resumed.
         stop: set by the operator's Ctrl-C.
         clock: monotonic seconds.
         wait: waits the given seconds, or less when something happens.
@@ -77,7 +79,7 @@ class Engine:
     stop: Stop
     clock: Callable[[], float]
     wait: Callable[[float], object]
-    archive: Path | None = None
+    parcel: Parcel | None = None
     pulse: Callable[[], None] = lambda: None
     _ready: bool = field(default=False, init=False)
     _phase: str = field(default="", init=False)
@@ -195,7 +197,7 @@ class Engine:
 
         def work(remote: Remote) -> Answer:
             try:
-                return self._run(remote, todo[remote.name])
+                return self._run(act.step, remote, todo[remote.name])
             finally:
                 arrived[remote.name] = self.clock()
                 self.reporter.heard(act.step, remote.name)
@@ -224,7 +226,7 @@ class Engine:
         """Whether the lock, and with it the run's journal, isn't there yet; a resumed run has both."""
         return act.step.name == "lock" and not act.undo and self.journal.store is None
 
-    def _todo(self, progress: Progress, act: Act, host: str) -> list[Command | Upload]:
+    def _todo(self, progress: Progress, act: Act, host: str) -> list[Command | Ship]:
         if act.undo:
             return commands.undo(self.plan, act.step, progress, host, self.settings)
         todo = commands.do(self.plan, act.step, progress, self.settings, host)
@@ -233,19 +235,29 @@ class Engine:
             todo = [replace(item, stdin=first) for item in todo if isinstance(item, Command)]
         return todo
 
-    def _run(self, remote: Remote, todo: Sequence[Command | Upload]) -> Answer:
+    def _run(self, step: Step, remote: Remote, todo: Sequence[Command | Ship]) -> Answer:
         """Run a step's commands on one host, up to the first that fails; the last one's answer counts."""
         answer = Answer(Mark(State.OK, {"message": "nothing to do"}), {}, 0)
+
+        def on_line(text: str) -> None:
+            self.reporter.line(remote.name, text)
+
         for item in todo:
-            if isinstance(item, Upload):
-                if self.archive is None:
-                    return _failed("the release was not uploaded before the run was interrupted")
-                remote.upload(self.archive, item.path, 0o644)
-                continue
-            answer = run(remote, item, on_line=lambda text: self.reporter.line(remote.name, text))
+            if isinstance(item, Ship):
+                answer = run(remote, item.command, on_line, self._shipping(step, remote))
+            else:
+                answer = run(remote, item, on_line)
             if answer.mark.state is not State.OK:
                 break
         return answer
+
+    def _shipping(self, step: Step, remote: Remote) -> Callable[[Talk], None]:
+        """The laptop's half of the conversation in which a release goes to a host."""
+
+        def told(sent: int, size: int) -> None:
+            self.reporter.progress(step, remote.name, sent, size)
+
+        return lambda talk: transfer.send(talk, self.parcel, told)
 
     def _record(self, progress: Progress, *records: Record, flush: bool = False) -> Progress:
         self.journal.append(*records)
@@ -305,9 +317,14 @@ class Engine:
             raise self._journal_lost(refused.what)
 
 
-def run(remote: Remote, command: Command, on_line: Callable[[str], None] | None = None) -> Answer:
+def run(
+    remote: Remote,
+    command: Command,
+    on_line: Callable[[str], None] | None = None,
+    dialog: Callable[[Talk], None] | None = None,
+) -> Answer:
     """Run a host program and read its answer. Raises what Remote.run raises."""
-    result = remote.run(command, on_line)
+    result = remote.run(command, on_line, dialog)
     return commands.read(command.argv, result.exit_code, result.stdout, result.stderr)
 
 
@@ -348,7 +365,7 @@ def _of_the_step(answer: Answer) -> Answer | None:
     return replace(answer, mark=Mark(answer.mark.state, value))
 
 
-def _repeatable(todo: Sequence[Command | Upload]) -> bool:
+def _repeatable(todo: Sequence[Command | Ship]) -> bool:
     return all(item.repeatable for item in todo if isinstance(item, Command))
 
 

@@ -37,6 +37,7 @@ from deploytools.fleet import Fleet, Ok
 from deploytools.heartbeat import Heartbeat
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
+from deploytools.releasing.packing import Parcel
 from deploytools.remote import Remote, connector
 from deploytools.report.runs import described
 from deploytools.reporter import Reporter
@@ -186,12 +187,12 @@ def get_ready(plan: Plan, settings: Settings, fleet: Fleet) -> Plan:
 
 
 def carry_out(
-    plan: Plan, settings: Settings, fleet: Fleet, reporter: Reporter, archive: Path | None = None
+    plan: Plan, settings: Settings, fleet: Fleet, reporter: Reporter, parcel: Parcel | None = None
 ) -> Finished:
     """Carry out a new plan. Raises the DeployError that its end deserves."""
     log = Journal(_mirror(plan.run_id), time.time)
     log.append(journal.begin(plan))
-    return _run(plan, settings, fleet, reporter, log, archive=archive)
+    return _run(plan, settings, fleet, reporter, log, parcel=parcel)
 
 
 def resume(
@@ -251,7 +252,7 @@ def _run(
     reporter: Reporter,
     log: Journal,
     *,
-    archive: Path | None = None,
+    parcel: Parcel | None = None,
     aborting: bool = False,
 ) -> Finished:
     with (
@@ -269,7 +270,7 @@ def _run(
             stop=stop,
             clock=time.monotonic,
             wait=stop.cancel.wait,
-            archive=archive,
+            parcel=parcel,
         )
         if log.stored:
             engine.attach()

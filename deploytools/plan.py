@@ -93,7 +93,7 @@ class Plan:
         run_id: names this run everywhere: lock, journal, migration, window.
         lock_host: holds the lock and the journal; `once` steps run there.
         release: the release to activate; None where none changes.
-        digest: SHA-256 of the release's archive; None where nothing is shipped.
+        digest: SHA-256 of the release's listing; None where nothing is shipped.
         until: when the operator expects the window to end, ISO 8601; None if not said.
         window: True where maintenance belongs to this run alone.
         force: the run whose window is lifted or taken over, although it isn't ours.

@@ -8,10 +8,7 @@ OutcomeUnknown: it is never taken for failed.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
-import posixpath
-import secrets
 import shlex
 import socket
 import threading
@@ -19,10 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fabric import Config, Connection
-from paramiko import Channel, ChannelException, SFTPClient, SSHException, Transport
+from paramiko import Channel, ChannelException, SSHException, Transport
 
 from deploytools.errors import OperationFailed, Unreachable, UsageError
 from deploytools.ssh import channel as channels
@@ -40,8 +37,6 @@ CONNECT = 10.0
 GRACE = 10.0
 # Seconds that programs may take to get ready for their turn.
 READY = 20.0
-# Seconds for one upload.
-UPLOAD = 900.0
 # Between two attempts to end a wait that is over its limit, in seconds.
 GLANCE = 0.1
 
@@ -85,7 +80,7 @@ class OutcomeUnknown(Exception):
 
     Args:
         host: the host's name.
-        command: what was sent; None for an upload.
+        command: what was sent.
         what: what happened, one sentence.
     """
 
@@ -123,7 +118,7 @@ class Remote:
         behind: tuple[str, ...] = (),
     ) -> None:
         self.name = str(host)
-        # How many commands and uploads were begun: tells whether a host may have changed.
+        # How many commands were begun: tells whether a host may have changed.
         self.sent = 0
         self._host, self._ssh_config, self._jump, self._behind = host, ssh_config, jump, behind
         self._timeout = connect_timeout
@@ -212,13 +207,20 @@ class Remote:
         if channel is not None:
             channel.close()
 
-    def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+    def run(
+        self,
+        command: Command,
+        on_line: Callable[[str], None] | None = None,
+        dialog: Callable[[channels.Talk], None] | None = None,
+    ) -> Result:
         """Run a command and return how it ended, whatever its exit code.
 
         A connection that died in the meantime is opened anew, once, before anything is sent.
 
         Args:
             on_line: called with each line of its stderr as it comes.
+            dialog: talks with the command before it is left to end; its time-out begins anew with every
+                sign of life meanwhile.
 
         Raises Unreachable where it was not sent, LinkLost or StillRunning where it was.
         """
@@ -226,14 +228,24 @@ class Remote:
         waiting = self._waiting.take(command.argv)
         channel = waiting or self._session()
         begun = time.monotonic()
-        with self._limit(command.timeout + GRACE):
+        with self._limit(command.timeout + GRACE) as again:
             self.sent += 1
             try:
                 if waiting is None:
                     channel.exec_command(line)
                 else:
                     stdin = GO + stdin
-                stdout, stderr = channels.converse(channel, stdin, begun + command.timeout, on_line)
+                said = b""
+                if dialog is not None:
+                    talk = channels.Talk(channel, command.timeout, again)
+                    with contextlib.suppress(channels.Ended):
+                        dialog(talk)
+                    channel.settimeout(None)
+                    said = bytes(talk.said)
+                    again()
+                deadline = time.monotonic() + command.timeout
+                stdout, stderr = channels.converse(channel, stdin, deadline, on_line)
+                stdout = said + stdout
             except channels.TimeUp as late:
                 # Not closed: that would take away the command's stdout, and SIGPIPE kills.
                 self._unfinished.append(channel)
@@ -282,23 +294,6 @@ class Remote:
                 what = f"{command.argv[0]} on {self.name} gave no answer in {command.timeout:g} s"
                 raise StillRunning(self.name, command, what) from error
             raise self._link_lost(command) from error
-
-    def upload(self, local: Path, remote_path: str, mode: int = 0o644, timeout: float = UPLOAD) -> None:
-        """Put a local file at `remote_path`, whole or not at all.
-
-        Raises UsageError where it can't be read here, OperationFailed where it can't be written there,
-        Unreachable, or LinkLost (then a temporary file may be left beside it).
-        """
-        try:
-            source = local.open("rb")
-        except OSError as error:
-            raise UsageError(f"{local} can't be read: {error.strerror}", where=str(local)) from error
-        with source:
-            self._upload(source, remote_path, mode, timeout)
-
-    def upload_bytes(self, data: bytes, remote_path: str, mode: int = 0o644, timeout: float = UPLOAD) -> None:
-        """Put `data` at `remote_path`, whole or not at all. Raises as `upload` does."""
-        self._upload(io.BytesIO(data), remote_path, mode, timeout)
 
     def channel_to(self, address: str, port: int, timeout: float) -> Channel:
         """As a jump host: a way from this host to another. Raises Unreachable where there is none."""
@@ -401,13 +396,23 @@ class Remote:
         return True
 
     @contextlib.contextmanager
-    def _limit(self, seconds: float) -> Iterator[None]:
-        """Close the connection after `seconds`, again and again, which ends every wait on it."""
-        over = threading.Event()
+    def _limit(self, seconds: float) -> Iterator[Callable[[], None]]:
+        """Close the connection after `seconds`, again and again, which ends every wait on it.
+
+        What is yielded begins the count anew.
+        """
+        over, ends = threading.Event(), time.monotonic() + seconds
+
+        def again() -> None:
+            nonlocal ends
+            ends = time.monotonic() + seconds
 
         def expire() -> None:
             patience = seconds
             while not over.wait(patience):
+                patience = ends - time.monotonic()
+                if patience > 0:
+                    continue
                 self.close()
                 if self._latest is not None:
                     # paramiko loses a close that comes just before it begins to wait for an answer.
@@ -416,49 +421,14 @@ class Remote:
 
         threading.Thread(target=expire, daemon=True).start()
         try:
-            yield
+            yield again
         finally:
             over.set()
 
-    def _link_lost(self, command: Command | None) -> LinkLost:
+    def _link_lost(self, command: Command) -> LinkLost:
         self.close()
-        what = f"{command.argv[0]} ran" if command else "a file was uploaded"
-        return LinkLost(self.name, command, f"the connection to {self.name} was lost while {what}")
-
-    def _upload(self, source: BinaryIO, path: str, mode: int, timeout: float) -> None:
-        directory, name = posixpath.split(path)
-        temporary = posixpath.join(directory, f".{name}.{secrets.token_hex(4)}")
-        place = shlex.quote(directory or ".")
-        with self._limit(timeout), contextlib.closing(self._session_for_files()) as sftp:
-            self.sent += 1
-            try:
-                channels.write_file(sftp, source, temporary, mode)
-                sftp.posix_rename(temporary, path)
-            except BROKEN as error:
-                with contextlib.suppress(*BROKEN):
-                    sftp.remove(temporary)
-                if not self._answers():
-                    raise self._link_lost(None) from error
-                reason = getattr(error, "strerror", None) or error
-                raise OperationFailed(
-                    f"{path} can't be written: {reason}",
-                    where=self.name,
-                    state=f"{path} is what it was before",
-                    next=f"on {self.name}: df -h {place}; ls -ld {place}",
-                ) from error
-
-    def _session_for_files(self) -> SFTPClient:
-        channel = self._session()
-        try:
-            channel.invoke_subsystem("sftp")
-            return SFTPClient(channel)
-        except BROKEN as error:
-            raise Unreachable(
-                f"{self.name} takes no files: {error}",
-                where=self.name,
-                state="nothing was sent to it",
-                next=f"enable `Subsystem sftp internal-sftp` in sshd_config on {self.name}",
-            ) from error
+        what = f"the connection to {self.name} was lost while {command.argv[0]} ran"
+        return LinkLost(self.name, command, what)
 
 
 def connector(

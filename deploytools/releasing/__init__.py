@@ -15,15 +15,15 @@ from deploytools import squawk
 from deploytools.errors import OperationFailed, UsageError
 from deploytools.releasing import build, contents, selection
 from deploytools.releasing.export import UNTOUCHED, export, refuse_pointers
-from deploytools.releasing.packing import Archive, pack
+from deploytools.releasing.packing import Parcel, pack
 from deploytools.releasing.patches import Patch
 from deploytools.releasing.patches import apply as apply_patches
 from deploytools.releasing.patches import read as read_patches
-from deploytools.releasing.selection import Selected, rules, shortened
+from deploytools.releasing.selection import FILE, Item, Selected, rules, shortened
 from deploytools.releasing.source import Source, resolve
 from deploytools.settings import Settings
 
-__all__ = ["Archive", "Export", "Source", "exported", "packed"]
+__all__ = ["Export", "Parcel", "Source", "exported", "packed"]
 
 # What keeps an otherwise empty directory in git; as hostlib.releasing.shared has them.
 PLACEHOLDERS = {".gitignore", ".gitkeep", ".keep"}
@@ -77,7 +77,7 @@ def packed(
     logs: Path,
     say: Callable[[str], None],
     online: bool = False,
-) -> Iterator[Archive]:
+) -> Iterator[Parcel]:
     """Run the build command in an export, and pack it for upload.
 
     With `online` squawk looks at the migrations that are labelled online-safe, where settings want that.
@@ -105,8 +105,9 @@ def packed(
         content = contents.entries(tree, selected.items)
         described = contents.describe(source, settings, operator, now, content, export.patches, vetoes)
         (tree / contents.MANIFEST).write_text(described)
-        archive = pack(tree, tree.parent / f"{source.id}.tar.gz", source.committed_at)
-    yield archive
+        manifest = contents.entries(tree, [Item(contents.MANIFEST, FILE, len(described.encode()))])
+        parcel = pack(tree, (*manifest, *content), source.committed_at)
+    yield parcel
 
 
 def _selected(tree: Path, settings: Settings) -> Selected:

@@ -15,7 +15,7 @@ from pathspec import GitIgnoreSpec
 from deploytools.errors import UsageError
 from deploytools.settings import Settings
 
-# At the top of a release these are ours (deploytools.releasing.contents, hostlib.releasing.releases).
+# At the top of a release these are ours (deploytools.releasing.contents, hostlib.releasing.listing).
 RESERVED = ".deploytools."
 FILE, PROGRAM, LINK, DIRECTORY = "file", "program", "link", "directory"
 # Names of files that are secret as a rule, and of those that only look like them.
@@ -140,7 +140,7 @@ def _walk(
 
 
 def _leaves(inside: str, path: str, name: str, target: str) -> str | None:
-    """As hostlib.releasing.archive judges a link, so that no host has to refuse it."""
+    """As hostlib.releasing.listing judges a link, so that no host has to refuse it."""
     end = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
     if target.startswith("/") or end == ".." or end.startswith("../"):
         return f"it is a symbolic link to {target!r}, which leaves the release"

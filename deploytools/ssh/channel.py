@@ -1,13 +1,12 @@
-"""What goes over an open connection: a command's streams, and files."""
+"""What goes over an open connection: a command's streams."""
 
 from __future__ import annotations
 
 import select
 import time
 from collections.abc import Callable
-from typing import BinaryIO
 
-from paramiko import Channel, SFTPClient
+from paramiko import Channel
 
 # How much to read at a time, and the most that fits into one packet to OpenSSH.
 BLOCK, PACKET = 1 << 20, 1 << 15
@@ -15,6 +14,55 @@ BLOCK, PACKET = 1 << 20, 1 << 15
 
 class TimeUp(Exception):
     """The deadline has passed and the command has not ended."""
+
+
+class Ended(Exception):
+    """The program says no more, or takes in no more: it has its answer ready, or the link is gone."""
+
+
+class Talk:
+    """Both sides of a conversation with a program, which may take as long as it goes on.
+
+    Args:
+        patience: seconds that may pass with nothing sent or said, before TimeUp is raised.
+        alive: called whenever the program has taken or said something.
+
+    Attributes:
+        said: everything that it has printed so far.
+    """
+
+    def __init__(self, channel: Channel, patience: float, alive: Callable[[], None]) -> None:
+        self._channel, self._alive = channel, alive
+        self.said = bytearray()
+        self._read = 0
+        channel.settimeout(patience)
+
+    def send(self, data: bytes) -> None:
+        """Give it all of `data`. Raises Ended or TimeUp."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._channel.send(bytes(rest[:PACKET])) :]
+            except TimeoutError:
+                raise TimeUp from None
+            except OSError as error:
+                raise Ended from error
+            self._alive()
+
+    def read_line(self) -> bytes:
+        """Return the next line that it prints, without its end. Raises Ended or TimeUp."""
+        while (end := self.said.find(b"\n", self._read)) < 0:
+            try:
+                block = self._channel.recv(BLOCK)
+            except TimeoutError:
+                raise TimeUp from None
+            if not block:
+                raise Ended
+            self.said += block
+            self._alive()
+        line = bytes(self.said[self._read : end])
+        self._read = end + 1
+        return line
 
 
 def converse(
@@ -105,22 +153,3 @@ def _tell(text: bytearray, told: int, on_line: Callable[[str], None], *, last: b
         on_line(text[told:].decode(errors="replace"))
         told = len(text)
     return told
-
-
-def write_file(sftp: SFTPClient, source: BinaryIO, path: str, mode: int) -> None:
-    """Write a new file. Raises OSError where any of it did not arrive."""
-    size = 0
-    with sftp.open(path, "wx") as file:
-        file.chmod(mode)  # before there is anything to read in it
-        file.set_pipelined(True)
-        block = source.read(BLOCK)
-        while following := source.read(BLOCK):
-            file.write(block)
-            size += len(block)
-            block = following
-        # paramiko looks at the answers to pipelined writes when it next makes a plain one, or never.
-        file.set_pipelined(False)
-        file.write(block)
-        size += len(block)
-    if sftp.stat(path).st_size != size:
-        raise OSError("it arrived incomplete")

@@ -132,10 +132,10 @@ def deploy(
         reporter.expect(expected)
         with releasing.packed(
             export, settings, base.by, now, logs=op.builds(), say=reporter.note, online=not wanted.window
-        ) as archive:
-            shipped = replace(wanted, digest=archive.digest)
+        ) as parcel:
+            shipped = replace(wanted, digest=parcel.digest)
             try:
-                op.carry_out(shipped, settings, fleet, reporter, archive.path)
+                op.carry_out(shipped, settings, fleet, reporter, parcel)
             except NeedsWindow:
                 window = plans.downtime_plan(base, settings, exclude=exclude or ())
                 reporter.note("with --with-downtime this would be:")

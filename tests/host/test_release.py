@@ -3,234 +3,375 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deploytools.releasing.packing import Content, Parcel
 from tests.support.barehost import bare_host, make_current, put_generation, put_release
-from tests.support.webhost import Ran, WebHost, wait_until
+from tests.support.shipping import Tree, parcel, ship, stage
+from tests.support.webhost import WebHost, wait_until
 
-Member = tarfile.TarInfo
+# The application's account, where it isn't the deploy user's: it can't write into a release then.
+OTHER = "nobody"
 
 
 @pytest.fixture
 def host() -> Iterator[WebHost]:
-    with bare_host() as host:
+    with bare_host(user=OTHER) as host:
         yield host
 
 
-def pack(host: WebHost, release: str, *members: tuple[Member, bytes], described: object = None) -> Path:
-    """An archive with the manifest of `release` and `members`, where the laptop puts it."""
-    path = host.root / "releases" / f".upload-{release}.tar.gz"
-    manifest = json.dumps(described or {"id": release, "ref": "main", "digest": "d"}).encode()
-    with tarfile.open(path, "w:gz") as archive:
-        for member, content in [plain("./.deploytools.json", manifest), *members]:
-            archive.addfile(member, io.BytesIO(content))
-    return path
-
-
-def plain(name: str, content: bytes = b"x", mode: int = 0o600) -> tuple[Member, bytes]:
-    member = Member(name)
-    member.size, member.mode = len(content), mode
-    return member, content
-
-
-def special(name: str, kind: bytes, target: str = "") -> tuple[Member, bytes]:
-    member = Member(name)
-    member.type, member.linkname = kind, target
-    return member, b""
-
-
-def link(name: str, target: str) -> tuple[Member, bytes]:
-    return special(name, tarfile.SYMTYPE, target)
-
-
-def directory(name: str, mode: int = 0o700) -> tuple[Member, bytes]:
-    member, content = special(name, tarfile.DIRTYPE)
-    member.mode = mode
-    return member, content
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def stage(host: WebHost, release: str, archive: Path, *options: str, sha256: str | None = None) -> Ran:
-    sha256 = sha256 or digest(archive)
-    return host.run("release", "stage", release, "--archive", str(archive), "--sha256", sha256, *options)
-
-
 def on_disk(host: WebHost) -> set[str]:
-    return {path.name for path in (host.root / "releases").iterdir()}
+    """The complete releases, and what else is there but the place for what comes in."""
+    return {path.name for path in (host.root / "releases").iterdir()} - {".incoming"}
+
+
+def arrived(host: WebHost) -> set[str]:
+    """What is there of content that has no place yet."""
+    return {path.name for path in (host.root / "releases/.incoming/content").iterdir()}
+
+
+def incoming(host: WebHost) -> set[str]:
+    return {path.name for path in (host.root / "releases/.incoming").iterdir()} - {"content"}
+
+
+def listed(*blocks: bytes, head: bytes = b"1 0") -> Parcel:
+    """A release as somebody else than our laptop would describe it; each block by its words."""
+    whole = (head, *(b"\0".join(block.split(b"|")) for block in blocks))
+    return Parcel(hashlib.sha256(b"\0\0".join(whole)).hexdigest(), whole, ())
+
+
+def a_file(content: bytes = b"x") -> bytes:
+    return b"f %d %s" % (len(content), hashlib.sha256(content).hexdigest().encode())
 
 
 class TestStage:
-    def test_puts_a_release_in_place_and_takes_its_archive_away(self, host: WebHost) -> None:
-        archive = pack(host, "r1", directory("bin"), plain("bin/run", b"#!", 0o700), link("go", "bin/run"))
-        ran = stage(host, "r1", archive)
-        assert (ran.code, ran.json["changed"]) == (0, True)
-        assert on_disk(host) == {"r1"}
-        assert (host.root / "releases" / "r1" / "go").read_bytes() == b"#!"
-
-    def test_makes_everything_readable_for_the_application_and_nothing_more(self, host: WebHost) -> None:
-        archive = pack(host, "r1", directory("d", 0o777), plain("d/f", mode=0o600), plain("d/x", mode=0o4700))
-        assert stage(host, "r1", archive).code == 0
-        place = host.root / "releases" / "r1"
-        modes = {name: (place / name).stat().st_mode & 0o7777 for name in (".", "d", "d/f", "d/x")}
-        assert modes == {".": 0o755, "d": 0o755, "d/f": 0o644, "d/x": 0o755}
+    def test_a_release_is_what_the_laptop_has(self, host: WebHost) -> None:
+        odd = os.fsdecode(b"caf\xe9\n 'quoted' -x")
+        content: Tree = {
+            "bin/run": b"#!/bin/sh\n",
+            "page": b"hello",
+            "go": ("to", "bin/run"),
+            "sub/up": ("to", "../page"),
+            "dangling": ("to", "not/there"),
+            "empty": None,
+            "nothing": b"",
+            odd: b"odd",
+            "same": b"hello",
+            "large": os.urandom(700_000),
+        }
+        ran = stage(host, "r1", content)
+        assert (ran.code, ran.json["changed"], on_disk(host), incoming(host)) == (0, True, {"r1"}, set())
+        place = host.root / "releases/r1"
+        assert {name for name in os.listdir(place) if not name.startswith(".deploytools")} == {
+            name.split("/")[0] for name in content
+        }
+        assert (place / "go").read_bytes() == b"#!/bin/sh\n"
+        assert os.readlink(place / "sub/up") == "../page"
+        assert os.readlink(place / "dangling") == "not/there"
+        for name, what in content.items():
+            if isinstance(what, bytes):
+                assert (place / name).read_bytes() == what
+        modes = {name: (place / name).stat().st_mode & 0o7777 for name in (".", "empty", "page", "bin/run")}
+        assert modes == {".": 0o755, "empty": 0o755, "page": 0o644, "bin/run": 0o755}
+        assert (place / "page").stat().st_mtime == 1777629600, "the commit's time, on every host"
+        assert (place / "same").stat().st_ino != (place / "page").stat().st_ino
 
     def test_keeps_the_environments_in_the_manifest_to_its_owner_and_root(self, host: WebHost) -> None:
-        assert stage(host, "r1", pack(host, "r1")).code == 0
-        manifest = host.root / "releases" / "r1" / ".deploytools.json"
-        assert manifest.stat().st_mode & 0o7777 == 0o600
+        assert stage(host, "r1").code == 0
+        for name in (".deploytools.json", ".deploytools.files"):
+            assert (host.root / "releases/r1" / name).stat().st_mode & 0o7777 == 0o600
 
-    def test_a_second_time_is_harmless(self, host: WebHost) -> None:
-        archive = pack(host, "r1")
-        sha256 = digest(archive)
-        stage(host, "r1", archive)
-        again = stage(host, "r1", pack(host, "r1"), sha256=sha256)
-        assert (again.code, again.json["changed"]) == (0, False)
-        assert on_disk(host) == {"r1"}
+    def test_a_second_time_is_harmless_and_needs_nothing_sent(self, host: WebHost) -> None:
+        shipped = parcel(host, "r1", {"a": b"x"})
+        ship(host, "r1", shipped)
+        again, _ = ship(host, "r1", None, sha256=shipped.digest)
+        assert (again.code, again.json["changed"], on_disk(host)) == (0, False, {"r1"})
 
-    def test_a_second_time_needs_no_archive(self, host: WebHost) -> None:
-        archive = pack(host, "r1")
-        sha256 = digest(archive)
-        stage(host, "r1", archive)
-        assert stage(host, "r1", archive, sha256=sha256).code == 0
+    def test_what_is_not_here_can_not_be_staged_without_being_sent(self, host: WebHost) -> None:
+        ran, _ = ship(host, "r1", None)
+        assert (ran.code, on_disk(host)) == (3, set())
+        assert "the laptop that built it was interrupted" in ran.error["what"]
 
-    def test_another_archive_under_the_same_id_is_refused(self, host: WebHost) -> None:
-        stage(host, "r1", pack(host, "r1"))
-        ran = stage(host, "r1", pack(host, "r1", plain("other")))
+    def test_another_release_under_the_same_id_is_refused(self, host: WebHost) -> None:
+        stage(host, "r1")
+        ran = stage(host, "r1", {"other": b"x"})
         assert ran.code == 3
         assert "another release r1" in ran.error["what"]
-        assert not (host.root / "releases" / "r1" / "other").exists()
-
-    def test_a_damaged_archive_is_refused(self, host: WebHost) -> None:
-        ran = stage(host, "r1", pack(host, "r1"), sha256="0" * 64)
-        assert ran.code == 3
-        assert "damaged" in ran.error["what"]
-        assert on_disk(host) == {".upload-r1.tar.gz"}
-
-    def test_what_is_no_archive_is_refused(self, host: WebHost) -> None:
-        archive = host.base / "not.tar.gz"
-        archive.write_text("hello")
-        ran = stage(host, "r1", archive)
-        assert (ran.code, on_disk(host)) == (3, set())
-        assert "no tar.gz" in ran.error["what"]
-
-    def test_a_cut_archive_is_refused(self, host: WebHost) -> None:
-        archive = pack(host, "r1", plain("noise", os.urandom(100_000)))
-        archive.write_bytes(archive.read_bytes()[:50_000])
-        assert stage(host, "r1", archive).code == 3
-        assert on_disk(host) == {archive.name}
-
-    @pytest.mark.parametrize(
-        "described", [{"id": "r2"}, ["r1"], "r1"], ids=["another release's", "a list", "a string"]
-    )
-    def test_an_archive_without_its_own_manifest_is_refused(self, host: WebHost, described: object) -> None:
-        ran = stage(host, "r1", pack(host, "r1", described=described))
-        assert ran.code in (2, 3)
-        assert ".deploytools.json" in ran.error["what"]
-        assert on_disk(host) == {".upload-r1.tar.gz"}
-
-    @pytest.mark.parametrize(
-        "members",
-        [
-            [plain("../outside")],
-            [plain("a/../../outside")],
-            [plain("/deploytools-outside")],
-            [link("out", "/etc/passwd")],
-            [link("out", "../../shared")],
-            [link("a/out", "../../shared")],
-            [link("up", "sub"), directory("sub"), plain("up/file")],
-            [directory("sub"), link("sub/up", ".."), link("out", "sub/up/..")],
-            [special("hard", tarfile.LNKTYPE, "../../../etc/passwd")],
-            [special("hard", tarfile.LNKTYPE, "/etc/passwd")],
-            [link("soft", "sub"), special("hard", tarfile.LNKTYPE, "soft")],
-            [special("disk", tarfile.BLKTYPE)],
-            [special("null", tarfile.CHRTYPE)],
-            [special("pipe", tarfile.FIFOTYPE)],
-        ],
-        ids=lambda members: f"{members[-1][0].name}-{members[-1][0].linkname or 'member'}".replace("/", "|"),
-    )
-    def test_a_hostile_archive_is_refused_whole(
-        self, host: WebHost, members: list[tuple[Member, bytes]]
-    ) -> None:
-        before = sorted(path for path in host.base.rglob("*") if "__pycache__" not in path.parts)
-        archive = pack(host, "r1", plain("first"), *members)
-        ran = stage(host, "r1", archive)
-        assert ran.code == 3
-        assert "refused" in ran.error["what"]
-        archive.unlink()
-        after = sorted(path for path in host.base.rglob("*") if "__pycache__" not in path.parts)
-        assert after == before
-        assert not Path("/deploytools-outside").exists()
-
-    def test_an_archive_that_unpacks_to_more_than_the_disk_has_is_refused(self, host: WebHost) -> None:
-        hole = host.base / "hole"
-        with hole.open("wb") as file:
-            file.truncate(shutil.disk_usage(host.base).free + (1 << 30))
-        archive = host.base / "big.tar.gz"
-        argv = ["tar", "-C", str(host.base), "--sparse", "-czf", str(archive), "hole"]
-        subprocess.run(argv, check=True)
-        ran = stage(host, "r1", archive)
-        assert (ran.code, on_disk(host)) == (3, set())
-        assert "free" in ran.error["what"]
-
-    def test_a_killed_one_leaves_no_release_by_that_name_and_the_next_one_succeeds(
-        self, host: WebHost
-    ) -> None:
-        archive = pack(host, "r1", plain("first"), plain("large", bytes(32 << 20)))
-        sha256 = digest(archive)
-        arguments = ("stage", "r1", "--archive", str(archive), "--sha256", sha256)
-        process = host.start("release", *arguments)
-        incoming = host.root / "releases" / ".incoming-r1"
-        wait_until(lambda: incoming.exists() or process.poll() is not None)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        assert not (host.root / "releases" / "r1").exists()
-        assert host.run("release", *arguments).code == 0
-        assert on_disk(host) == {"r1"}
-        assert (host.root / "releases" / "r1" / "large").stat().st_size == 32 << 20
-
-    def test_two_at_once_make_one_release(self, host: WebHost) -> None:
-        archive = pack(host, "r1", plain("large", bytes(8 << 20)))
-        arguments = ("stage", "r1", "--archive", str(archive), "--sha256", digest(archive))
-        both = [host.start("release", *arguments) for _ in range(2)]
-        answers = [json.loads(process.communicate()[0]) for process in both]
-        assert sorted(answer["changed"] for answer in answers) == [False, True]
+        assert not (host.root / "releases/r1/other").exists()
 
     @pytest.mark.parametrize("release", ["../r1", ".hidden", "-r", "r" * 90])
     def test_a_name_that_could_leave_the_directory_is_refused(self, host: WebHost, release: str) -> None:
-        ran = host.run("release", "stage", "--archive", "/x", "--sha256", "0" * 64, "--", release)
+        ran = host.run("release", "stage", "--sha256", "0" * 64, "--", release)
         assert ran.code == 2
         assert "Traceback" not in ran.err
 
 
+TREE: Tree = {f"d{number}/file": b"%d" % number * 5000 for number in range(20)}
+
+
+class TestOnlyWhatChangedTravels:
+    def test_what_was_here_is_linked_and_only_the_rest_is_sent(self, host: WebHost) -> None:
+        first, sent = ship(host, "r1", parcel(host, "r1", TREE))
+        changed = {**TREE, "d3/file": b"new", "d4/moved": TREE["d4/file"]}
+        second, sent_then = ship(host, "r2", parcel(host, "r2", changed))
+        assert (first.code, second.code) == (0, 0)
+        assert (second.json["linked"], second.json["arrived"]) == (20, 2)
+        assert (
+            second.json["bytes"] == len(b"new") + (host.root / "releases/r2/.deploytools.json").stat().st_size
+        )
+        assert sent_then < 2000 < sent
+        one, other = (host.root / "releases" / release for release in ("r1", "r2"))
+        assert os.path.samefile(one / "d5/file", other / "d5/file")
+        assert os.path.samefile(one / "d4/file", other / "d4/moved")
+        assert (other / "d3/file").read_bytes() == b"new"
+        assert (one / "d3/file").read_bytes() == TREE["d3/file"]
+
+    def test_where_the_application_could_write_into_a_release_files_are_copied(self) -> None:
+        with bare_host() as host:  # which runs the application by the deploy user's own account
+            stage(host, "r1", TREE)
+            ran = stage(host, "r2", TREE)
+            assert (ran.json["linked"], ran.json["copied"], ran.json["arrived"]) == (0, 20, 1)
+            (host.root / "releases/r1/d1/file").write_bytes(b"by the application")
+            assert (host.root / "releases/r2/d1/file").read_bytes() == TREE["d1/file"]
+
+    def test_a_file_that_was_damaged_is_sent_anew_and_told(self, host: WebHost) -> None:
+        stage(host, "r1", TREE)
+        place = host.root / "releases/r1"
+        before = (place / "d1/file").stat()
+        (place / "d1/file").write_bytes(b"?" * before.st_size)
+        os.utime(place / "d1/file", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (place / "d2/file").unlink()
+        (place / "d3/file").unlink()
+        (place / "d3/file").symlink_to("/etc/passwd")
+        ran = stage(host, "r2", TREE)
+        assert (ran.code, ran.json["arrived"]) == (0, 4)
+        assert [line.split(" ")[0] for line in ran.json["details"]] == [
+            str(place / f"d{number}/file") for number in (1, 2, 3)
+        ]
+        for number in (1, 2, 3):
+            assert (host.root / f"releases/r2/d{number}/file").read_bytes() == TREE[f"d{number}/file"]
+
+    def test_an_executable_bit_that_changed_costs_no_content_and_changes_no_earlier_release(
+        self, host: WebHost
+    ) -> None:
+        stage(host, "r1", {"run": b"#!/bin/sh\n"})
+        plain = parcel(host, "r2", {"run": b"#!/bin/sh\n"})
+        blocks = tuple(block.replace(b"run\0x ", b"run\0f ") for block in plain.blocks)
+        whole = hashlib.sha256(b"\0\0".join(blocks)).hexdigest()
+        ran, _ = ship(host, "r2", replace(plain, blocks=blocks, digest=whole))
+        assert (ran.code, ran.json["copied"], ran.json["arrived"]) == (0, 1, 1)
+        modes = [(host.root / "releases" / name / "run").stat().st_mode & 0o777 for name in ("r1", "r2")]
+        assert modes == [0o755, 0o644]
+
+    def test_a_release_that_was_removed_by_hand_is_no_source(self, host: WebHost) -> None:
+        stage(host, "r1", TREE)
+        make_current(host, "r1")
+        stage(host, "r2", {})
+        shutil.rmtree(host.root / "releases/r1")
+        ran = stage(host, "r3", TREE)
+        assert (ran.code, ran.json["arrived"]) == (0, 21)
+
+    def test_what_is_shared_is_no_source(self, host: WebHost) -> None:
+        stage(host, "r1", {"var/.keep": b""}, "--shared", "var")
+        (host.root / "shared/var/.keep").touch()
+        ran = stage(host, "r2", {"var/.keep": b""}, "--shared", "var")
+        assert (ran.code, ran.json["linked"]) == (0, 0)
+
+
+class TestAnUploadThatIsCut:
+    def test_goes_on_where_it_was_even_within_a_file(self, host: WebHost) -> None:
+        content = {**{f"f{number}": os.urandom(100_000) for number in range(10)}, "g": os.urandom(3_000_000)}
+        shipped = parcel(host, "r1", content)
+        cut, sent = ship(host, "r1", shipped, limit=2_500_000)
+        assert (cut.code, on_disk(host), incoming(host)) == (3, set(), set())
+        assert "what arrived is kept" in cut.error["state"]
+        again, rest = ship(host, "r2", parcel(host, "r2", content))
+        assert again.code == 0
+        assert rest < 4_000_000 - sent + 300_000, "no more than the rest, and the frame that was cut"
+        for name, what in content.items():
+            assert (host.root / "releases/r2" / name).read_bytes() == what
+        assert arrived(host) == set(), "all that had arrived is in its place"
+
+    def test_what_of_it_was_damaged_meanwhile_is_asked_for_once_more(self, host: WebHost) -> None:
+        content = {"f": os.urandom(400_000), "g": os.urandom(3_000_000)}
+        ship(host, "r1", parcel(host, "r1", content), limit=2_500_000)
+        for kept in (host.root / "releases/.incoming/content").iterdir():
+            kept.write_bytes(bytes(kept.stat().st_size))
+        ran, _ = ship(host, "r1", parcel(host, "r1", content))
+        assert ran.code == 0
+        assert (host.root / "releases/r1/g").read_bytes() == content["g"]
+
+    def test_of_a_killed_one_nothing_is_a_release_and_the_next_one_succeeds(self, host: WebHost) -> None:
+        shipped = parcel(host, "r1", {"first": b"x", "large": os.urandom(2_000_000)})
+        argv = [str(host.tools / "release"), "stage", "r1", "--sha256", shipped.digest, "--json"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+            wait_until((host.root / "releases/.incoming/r1").exists)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert on_disk(host) == set()
+        assert ship(host, "r1", shipped)[0].code == 0
+        assert (on_disk(host), incoming(host)) == ({"r1"}, set())
+
+    def test_one_whose_link_is_silent_gives_up_so_that_nobody_waits_for_it(self, host: WebHost) -> None:
+        program = (host.tools / "hostlib/releasing/inlet.py").read_text()
+        (host.tools / "hostlib/releasing/inlet.py").write_text(program.replace("= 60.0", "= 0.2"))
+        shutil.rmtree(host.tools / "hostlib/releasing/__pycache__")
+        argv = [str(host.tools / "release"), "stage", "r1", "--sha256", "0" * 64, "--json"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert "nothing came for 0.2 s" in json.loads(process.stdout.read())["error"]["what"]
+
+    def test_two_at_once_make_one_release(self, host: WebHost) -> None:
+        shipped, answers = parcel(host, "r1", {"large": os.urandom(500_000)}), []
+
+        def meanwhile(sent: int, size: int) -> None:
+            if sent == size and not answers:
+                answers.append(host.start("release", "stage", "r1", "--sha256", shipped.digest))
+
+        first, _ = ship(host, "r1", shipped, meanwhile=meanwhile)
+        second = json.loads(answers[0].communicate()[0])
+        assert (first.json["changed"], second["changed"]) == (True, False)
+
+    def test_one_that_is_discarded_meanwhile_does_not_come_back(self, host: WebHost) -> None:
+        def meanwhile(sent: int, size: int) -> None:
+            host.run("release", "discard", "r1")
+
+        ran, _ = ship(host, "r1", parcel(host, "r1", {"a": b"x"}), meanwhile=meanwhile)
+        assert (ran.code, on_disk(host)) == (3, set())
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize(
+        "blocks",
+        [
+            [b".|../outside|" + a_file()],
+            [b".|..|d"],
+            [b".|.|d"],
+            [b".|a/b|" + a_file()],
+            [b".|/etc|d"],
+            [b"/etc|passwd|" + a_file()],
+            [b"..|passwd|" + a_file()],
+            [b".|up|l sub|sub|d", b"up|file|" + a_file()],
+            [b".|sub|d", b"sub|a|d", b"sub|b|d"],
+            [b".|a|d|a|l b"],
+            [b".|out|l /etc/passwd"],
+            [b".|out|l ../../shared"],
+            [b".|a|d", b"a|out|l ../../shared"],
+            [b".|sub|d|out|l sub/up/..", b"sub|up|l .."],
+            [b".|disk|b 8 1"],
+            [b".|file|f -1 " + b"0" * 64],
+            [b".|file|f 1 short"],
+            [b".|odd"],
+            [b".|.deploytools.staged.json|" + a_file()],
+        ],
+        ids=lambda blocks: b" ".join(blocks).decode()[:40].replace("/", "\\"),
+    )
+    def test_a_hostile_listing_is_refused_whole(self, host: WebHost, blocks: list[bytes]) -> None:
+        (host.root / "releases/.incoming/content").mkdir(parents=True)
+        before = sorted(path for path in host.base.rglob("*") if "__pycache__" not in path.parts)
+        ran, _ = ship(host, "r1", listed(*blocks))
+        assert ran.code == 3
+        assert "refused" in ran.error["what"]
+        assert sorted(path for path in host.base.rglob("*") if "__pycache__" not in path.parts) == before
+
+    def test_a_listing_of_another_version_is_told_from_a_damaged_one(self, host: WebHost) -> None:
+        other, _ = ship(host, "r1", listed(head=b"2 0"))
+        damaged, _ = ship(host, "r1", parcel(host, "r1"), sha256="0" * 64)
+        assert "fab setup" in other.error["next"]
+        assert "damaged" in damaged.error["what"]
+        assert on_disk(host) == set()
+
+    def test_content_that_is_not_what_the_listing_has_is_refused(self, host: WebHost) -> None:
+        honest = parcel(host, "r1", {"a": b"what it should be"})
+        lie = host.base / "lie"
+        lie.write_bytes(b"something different")
+        contents = tuple(
+            Content(one.digest, one.size, os.fsencode(lie) if one.size == 17 else one.path)
+            for one in honest.contents
+        )
+        ran, _ = ship(host, "r1", replace(honest, contents=contents))
+        assert (ran.code, on_disk(host)) == (3, set())
+        assert hashlib.sha256(b"what it should be").hexdigest() not in arrived(host)
+        assert "otherwise than the listing has it" in ran.error["what"]
+
+    @pytest.mark.parametrize("described", [b'{"id": "r2"}', b'["r1"]', b'"r1"', b"{"])
+    def test_a_release_without_its_own_manifest_is_refused(self, host: WebHost, described: bytes) -> None:
+        ran = stage(host, "r1", {".deploytools.json": described})
+        assert ran.code in (2, 3)
+        assert ".deploytools.json" in ran.error["what"]
+        assert on_disk(host) == set()
+
+
+class TestAFullDisk:
+    @pytest.fixture(params=["size=2m", "nr_inodes=40"])
+    def small(self, host: WebHost, request: pytest.FixtureRequest) -> Iterator[WebHost]:
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a small disk")
+        with mounted(host.root / "releases", request.param):
+            yield host
+
+    def test_is_found_before_anything_is_sent(self, small: WebHost) -> None:
+        content = {f"f{number}": os.urandom(60_000) for number in range(50)}
+        sent_some: list[int] = []
+        ran, _ = ship(
+            small, "r1", parcel(small, "r1", content), meanwhile=lambda sent, size: sent_some.append(sent)
+        )
+        assert (ran.code, on_disk(small), sent_some) == (3, set(), [])
+        assert "df -i" in ran.error["next"]
+
+    def test_that_fills_up_meanwhile_leaves_nothing_behind(self, host: WebHost) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a small disk")
+        releases = host.root / "releases"
+        with mounted(releases, "size=4m"):
+
+            def meanwhile(sent: int, size: int) -> None:
+                if not (releases / "log").exists():
+                    with (releases / "log").open("wb") as log:
+                        log.write(bytes(shutil.disk_usage(releases).free - 500_000))
+
+            content = {"large": os.urandom(3_000_000)}
+            ran, _ = ship(host, "r1", parcel(host, "r1", content), meanwhile=meanwhile)
+            assert (ran.code, incoming(host), arrived(host)) == (3, set(), set())
+            assert "full" in ran.error["what"]
+            assert "nothing was changed" in ran.error["state"]
+
+
+@contextmanager
+def mounted(place: Path, options: str) -> Iterator[None]:
+    """A small disk at `place`."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", str(place)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
 class TestSharedPaths:
     def test_a_directory_is_created_once_and_linked_relatively(self, host: WebHost) -> None:
-        assert stage(host, "r1", pack(host, "r1"), "--shared", "var").code == 0
-        assert stage(host, "r2", pack(host, "r2"), "--shared", "var").code == 0
+        assert stage(host, "r1", {}, "--shared", "var").code == 0
+        assert stage(host, "r2", {}, "--shared", "var").code == 0
         assert os.readlink(host.root / "releases" / "r1" / "var") == "../../shared/var"
         (host.root / "releases" / "r1" / "var" / "kept").write_text("x")
         assert (host.root / "releases" / "r2" / "var" / "kept").exists()
 
     def test_a_new_directory_can_be_written_by_the_group_of_shared(self, host: WebHost) -> None:
         (host.root / "shared").chmod(0o2775)
-        stage(host, "r1", pack(host, "r1"), "--shared", "var")
+        stage(host, "r1", {}, "--shared", "var")
         assert (host.root / "shared" / "var").stat().st_mode & 0o7777 == 0o2775
 
     def test_a_missing_file_is_not_invented_but_named(self, host: WebHost) -> None:
-        ran = stage(host, "r1", pack(host, "r1"), "--shared", ".env", "--shared", "conf/site.ini")
+        ran = stage(host, "r1", {}, "--shared", ".env", "--shared", "conf/site.ini")
         assert (ran.code, ran.json["missing"]) == (0, [".env", "conf/site.ini"])
         assert not (host.root / "shared" / ".env").exists()
         (host.root / "shared" / ".env").write_text("A=1")
@@ -239,43 +380,41 @@ class TestSharedPaths:
         assert (host.root / "releases" / "r1" / "conf" / "site.ini").read_text() == "b"
 
     def test_a_slash_at_the_end_says_that_it_is_a_directory(self, host: WebHost) -> None:
-        assert stage(host, "r1", pack(host, "r1"), "--shared", "cache.d/").json["missing"] == []
+        assert stage(host, "r1", {}, "--shared", "cache.d/").json["missing"] == []
         assert (host.root / "releases" / "r1" / "cache.d").is_dir()
 
     @pytest.mark.parametrize(
-        "members",
-        [[directory("var")], [directory("var"), plain("var/.gitkeep")]],
+        "content",
+        [{"var": None}, {"var/.gitkeep": b""}],
         ids=["empty", "with a placeholder"],
     )
-    def test_an_empty_directory_of_the_release_gives_way(
-        self, host: WebHost, members: list[tuple[Member, bytes]]
-    ) -> None:
-        assert stage(host, "r1", pack(host, "r1", *members), "--shared", "var").code == 0
+    def test_an_empty_directory_of_the_release_gives_way(self, host: WebHost, content: Tree) -> None:
+        assert stage(host, "r1", content, "--shared", "var").code == 0
         assert (host.root / "releases" / "r1" / "var").is_symlink()
 
     def test_an_identical_file_of_the_release_gives_way(self, host: WebHost) -> None:
         (host.root / "shared" / ".env").write_text("same")
-        assert stage(host, "r1", pack(host, "r1", plain(".env", b"same")), "--shared", ".env").code == 0
+        assert stage(host, "r1", {".env": b"same"}, "--shared", ".env").code == 0
         assert (host.root / "releases" / "r1" / ".env").is_symlink()
 
     @pytest.mark.parametrize(
-        ("name", "members"),
+        ("name", "content"),
         [
-            (".env", [plain(".env", b"its own")]),
-            ("var", [directory("var"), plain("var/data")]),
-            ("var", [directory("real"), link("var", "real")]),
-            ("conf/x.ini", [directory("real"), link("conf", "real")]),
-            ("conf/x.ini", [plain("conf")]),
+            (".env", {".env": b"its own"}),
+            ("var", {"var/data": b"x"}),
+            ("var", {"real": None, "var": ("to", "real")}),
+            ("conf/x.ini", {"real": None, "conf": ("to", "real")}),
+            ("conf/x.ini", {"conf": b"x"}),
         ],
         ids=["file", "directory", "link", "link above", "file above"],
     )
     def test_what_the_release_has_of_its_own_is_not_hidden(
-        self, host: WebHost, name: str, members: list[tuple[Member, bytes]]
+        self, host: WebHost, name: str, content: Tree
     ) -> None:
-        ran = stage(host, "r1", pack(host, "r1", *members), "--shared", name)
+        ran = stage(host, "r1", content, "--shared", name)
         assert ran.code == 3
         assert "the release has" in ran.error["what"]
-        assert on_disk(host) == {".upload-r1.tar.gz"}
+        assert on_disk(host) == set()
 
     @pytest.mark.parametrize(
         "names", [["/etc"], ["../x"], ["a/../../x"], ["."], ["var", "var/log"], ["var", "var/"]]
@@ -284,13 +423,13 @@ class TestSharedPaths:
         self, host: WebHost, names: list[str]
     ) -> None:
         options = [option for name in names for option in ("--shared", name)]
-        assert stage(host, "r1", pack(host, "r1"), *options).code == 2
+        assert stage(host, "r1", {}, *options).code == 2
 
 
 class TestDiscard:
-    def test_removes_a_release_and_what_was_uploaded_for_it(self, host: WebHost) -> None:
+    def test_removes_a_release_and_what_was_begun_of_it(self, host: WebHost) -> None:
         put_release(host, "r1")
-        (host.root / "releases" / ".upload-r1.tar.gz").touch()
+        (host.root / "releases" / ".incoming" / "r1").mkdir(parents=True)
         ran = host.run("release", "discard", "r1")
         assert (ran.code, ran.json["changed"], on_disk(host)) == (0, True, set())
 
@@ -311,7 +450,7 @@ class TestDiscard:
         assert on_disk(host) == {"r1"}
 
     def test_what_failed_and_is_in_use_is_marked_and_what_is_not_goes(self, host: WebHost) -> None:
-        stage(host, "r1", pack(host, "r1"))
+        stage(host, "r1")
         put_generation(host, 1, "r1")
         assert host.run("release", "discard", "r1", "--failed").json["changed"]
         assert [row["state"] for row in host.run("release", "list").json["releases"]] == ["failed"]
@@ -322,9 +461,9 @@ class TestDiscard:
 
 class TestList:
     def test_tells_what_each_release_is_and_what_it_is_used_for(self, host: WebHost) -> None:
-        stage(host, "r1", pack(host, "r1"))
+        stage(host, "r1")
         make_current(host, "r1")
-        stage(host, "r2", pack(host, "r2"))
+        stage(host, "r2")
         put_generation(host, 1, "r1")
         listed = host.run("release", "list").json
         assert [row["id"] for row in listed["releases"]] == ["r2", "r1"]
@@ -336,19 +475,19 @@ class TestList:
     def test_the_previous_release_is_the_one_that_served_when_the_current_one_came(
         self, host: WebHost
     ) -> None:
-        stage(host, "r1", pack(host, "r1"))
+        stage(host, "r1")
         make_current(host, "r1")
-        stage(host, "given-up", pack(host, "given-up"))
-        stage(host, "r2", pack(host, "r2"))
+        stage(host, "given-up")
+        stage(host, "r2")
         (host.root / "current").unlink()
         make_current(host, "r2")
         assert host.run("release", "list").json["previous"] == "r1"
 
     def test_a_release_that_failed_is_nobodys_previous_one(self, host: WebHost) -> None:
-        stage(host, "r1", pack(host, "r1"))
+        stage(host, "r1")
         for release, fails in (("bad", True), ("r2", False)):
             make_current(host, "r1" if fails else "bad")
-            stage(host, release, pack(host, release))
+            stage(host, release)
             (host.root / "current").unlink()
         make_current(host, "r2")
         assert host.run("release", "list").json["previous"] == "bad"
@@ -364,7 +503,7 @@ class TestList:
 
     def test_the_order_is_that_of_staging_whatever_the_clock_says(self, host: WebHost) -> None:
         for release, told in (("first", 2_000_000_000), ("second", 1_000_000_000)):
-            stage(host, release, pack(host, release))
+            stage(host, release)
             os.utime(host.root / "releases" / release / ".deploytools.staged.json", (told, told))
         listed = host.run("release", "list").json["releases"]
         assert [row["id"] for row in listed] == ["second", "first"]
@@ -378,7 +517,7 @@ class TestPrune:
     @pytest.fixture
     def add(self, host: WebHost) -> Callable[[str], None]:
         def add(release: str) -> None:
-            assert stage(host, release, pack(host, release)).code == 0
+            assert stage(host, release).code == 0
 
         return add
 
@@ -423,15 +562,29 @@ class TestPrune:
         assert set(ran.json["removed"]) == {"failed", "given-up"}
         assert on_disk(host) == {"good-1", "good-2", "current", "under-way"}
 
-    def test_clears_what_dead_programs_left_but_no_upload_that_may_still_grow(self, host: WebHost) -> None:
+    def test_clears_what_dead_programs_left_but_no_content_that_may_still_be_asked_for(
+        self, host: WebHost
+    ) -> None:
         releases = host.root / "releases"
-        for name in (".incoming-r1", ".discarded-r2"):
+        for name in (".incoming/r1", ".discarded-r2"):
             (releases / name / "deep").mkdir(parents=True)
-        for name in (".upload-old.tar.gz", ".upload-new.tar.gz"):
-            (releases / name).touch()
-        os.utime(releases / ".upload-old.tar.gz", (0, 0))
+        content = releases / ".incoming" / "content"
+        content.mkdir()
+        for name in ("old", "new", "from-a-clock-that-was-wrong"):
+            (content / name).touch()
+        os.utime(content / "old", (0, 0))
+        os.utime(content / "from-a-clock-that-was-wrong", (2**33, 2**33))
         assert host.run("release", "prune", "--keep", "1").code == 0
-        assert on_disk(host) == {".upload-new.tar.gz"}
+        assert [path.name for path in (releases / ".incoming").iterdir()] == ["content"]
+        assert [path.name for path in content.iterdir()] == ["new"]
+        assert not (releases / ".discarded-r2").exists()
+
+    def test_leaves_alone_what_another_program_takes_in_right_now(self, host: WebHost) -> None:
+        def meanwhile(sent: int, size: int) -> None:
+            assert host.run("release", "prune", "--keep", "1").code == 0
+
+        ran, _ = ship(host, "r1", parcel(host, "r1", {"a": b"x"}), meanwhile=meanwhile)
+        assert (ran.code, on_disk(host)) == (0, {"r1"})
 
     @pytest.mark.parametrize("keep", ["0", "-1", "many"])
     def test_keeping_none_is_refused(self, host: WebHost, keep: str) -> None:

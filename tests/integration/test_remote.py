@@ -7,21 +7,22 @@ import os
 import shlex
 import signal
 import socket
-import stat
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from paramiko import PKey
 
 from deploytools.commands import Command
-from deploytools.errors import HostKeyRejected, OperationFailed, Unreachable, UsageError
+from deploytools.errors import HostKeyRejected, Unreachable, UsageError
 from deploytools.fleet import Fleet, Ok, Unreached
 from deploytools.remote import LinkLost, Remote, StillRunning, connector
+from deploytools.ssh.channel import Talk
 from tests.support.ports import free_port
 from tests.support.sshd import Sshd, make_key, public, write_config
 
@@ -399,11 +400,16 @@ def test_a_server_that_hangs_before_it_starts_the_command_is_given_up(
         fresh.run(Command(("true",), timeout=0.2))
 
 
-def test_a_server_that_hangs_in_an_upload_is_given_up(
-    sshd: Sshd, fresh: Remote, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_server_that_hangs_in_a_conversation_is_given_up(
+    sshd: Sshd, fresh: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with frozen(sshd, fresh, monkeypatch), pytest.raises((LinkLost, Unreachable)):
-        fresh.upload_bytes(b"x", str(tmp_path / "file"), timeout=0.2)
+    def dialog(talk: Talk) -> None:
+        while True:
+            talk.send(b"x" * (1 << 20))
+
+    monkeypatch.setattr("deploytools.remote.GRACE", 0.2)
+    with frozen(sshd, fresh, monkeypatch), pytest.raises((LinkLost, StillRunning)):
+        fresh.run(Command(("sh", "-c", "cat >/dev/null"), timeout=0.2), dialog=dialog)
 
 
 @contextlib.contextmanager
@@ -869,102 +875,53 @@ def test_failed_attempts_leave_nothing_open(reach: Callable[..., Remote], tmp_pa
         eventually(lambda: len(os.listdir("/proc/self/fd")) <= files)
 
 
-# Files
+# Conversations
 
 
-def test_an_upload_has_its_content_and_mode(remote: Remote, tmp_path: Path) -> None:
-    local, target = tmp_path / "local", tmp_path / "name with 'quotes' and ümlaut"
-    local.write_bytes(b"content\x00\xff")
-    remote.upload(local, str(target), 0o640)
-    assert target.read_bytes() == b"content\x00\xff"
-    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+def test_a_program_is_given_what_it_asks_for(remote: Remote) -> None:
+    asks = 'read -r one; echo "more than $one"; head -c 3000000 | sha256sum'
+    heard = []
+
+    def dialog(talk: Talk) -> None:
+        talk.send(b"this\n")
+        heard.append(talk.read_line())
+        talk.send(b"x" * 3_000_000)
+
+    ended = remote.run(Command(("sh", "-c", asks)), dialog=dialog)
+
+    assert heard == [b"more than this"]
+    assert ended.stdout.splitlines() == [heard[0].decode(), f"{sha256(b'x' * 3_000_000).hexdigest()}  -"]
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"x" * (1 << 20), b"x" * ((1 << 20) + 1)])
-def test_any_size_arrives(remote: Remote, tmp_path: Path, data: bytes) -> None:
-    remote.upload_bytes(data, str(tmp_path / "file"), 0o600)
-    assert (tmp_path / "file").read_bytes() == data
+def test_a_program_that_ends_before_it_was_given_everything_is_heard_all_the_same(remote: Remote) -> None:
+    def dialog(talk: Talk) -> None:
+        while True:
+            talk.send(b"x" * (1 << 20))
+
+    ended = remote.run(Command(("sh", "-c", "echo no room; exit 3")), dialog=dialog)
+
+    assert (ended.exit_code, ended.stdout) == (3, "no room\n")
 
 
-def test_30_megabytes_arrive_whole(remote: Remote, tmp_path: Path) -> None:
-    local = tmp_path / "local"
-    local.write_bytes(os.urandom(30 << 20))
-    remote.upload(local, str(tmp_path / "target"))
-    assert (tmp_path / "target").read_bytes() == local.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "local",
-        "target",
-    ]
+def test_a_conversation_may_take_longer_than_its_time_out_but_not_be_silent_for_longer(fresh: Remote) -> None:
+    waits = Command(("sh", "-c", "for n in 1 2 3 4; do echo $n; sleep 0.4; done; sleep 60"), timeout=1.2)
+    heard = []
+
+    def dialog(talk: Talk) -> None:
+        while True:
+            heard.append(talk.read_line())
+
+    with pytest.raises(StillRunning):
+        fresh.run(waits, dialog=dialog)
+    assert heard == [b"1", b"2", b"3", b"4"]
 
 
-def test_readers_see_the_old_file_or_the_new_one_and_never_a_part(remote: Remote, tmp_path: Path) -> None:
-    target, old, new = tmp_path / "target", b"o" * (4 << 20), b"n" * (4 << 20)
-    target.write_bytes(old)
-    seen: set[bytes] = set()
-    done = threading.Event()
+def test_a_link_that_dies_in_a_conversation_is_lost(sshd: Sshd, fresh: Remote) -> None:
+    def dialog(talk: Talk) -> None:
+        talk.read_line()
+        sshd.kill_sessions()
+        while True:
+            talk.send(b"x" * (1 << 20))
 
-    def read() -> None:
-        while not done.is_set():
-            seen.add(target.read_bytes())
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    remote.upload_bytes(new, str(target))
-    eventually(lambda: new in seen)
-    done.set()
-    reader.join(PATIENCE)
-    assert seen <= {old, new}
-
-
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(
-    reach: Callable[..., Remote], tmp_path: Path
-) -> None:
-    """Both where an early write fails, and where only the last one of many does."""
-    place = tmp_path / "place"
-    place.mkdir()
-    (place / "file").write_text("old")
-    with Sshd(tmp_path / "sshd", largest_file=2 << 20) as server:
-        remote = reach(server.config("web1"))
-        for size in (8 << 20, (2 << 20) + 1):
-            with pytest.raises(OperationFailed, match="can't be written") as full:
-                remote.upload_bytes(b"x" * size, str(place / "file"))
-            assert "what it was before" in str(full.value.state)
-            assert "df -h" in str(full.value.next)
-        assert [path.name for path in place.iterdir()] == ["file"]
-        assert (place / "file").read_text() == "old"
-        remote.upload_bytes(b"x" * (2 << 20), str(place / "file"))
-
-
-def test_a_directory_that_is_not_there_is_named(remote: Remote, tmp_path: Path) -> None:
-    with pytest.raises(OperationFailed, match="missing/file can't be written: No such file"):
-        remote.upload_bytes(b"x", str(tmp_path / "missing" / "file"))
-
-
-def test_a_local_file_that_is_not_there_is_the_users_to_mend(remote: Remote, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="missing can't be read"):
-        remote.upload(tmp_path / "missing", str(tmp_path / "target"))
-
-
-def test_a_link_that_dies_under_an_upload_leaves_the_old_file(
-    sshd: Sshd, fresh: Remote, tmp_path: Path
-) -> None:
-    place = tmp_path / "place"
-    place.mkdir()
-    (place / "file").write_text("old")
-    fresh.open()
-
-    local = tmp_path / "pipe"
-    os.mkfifo(local)
-
-    def feed() -> None:
-        with contextlib.suppress(BrokenPipeError), local.open("wb", buffering=0) as pipe:
-            pipe.write(b"x" * (4 << 20))
-            sshd.kill_sessions()
-            pipe.write(b"x" * (4 << 20))
-
-    feeder = threading.Thread(target=feed, daemon=True)
-    feeder.start()
     with pytest.raises(LinkLost, match="web1"):
-        fresh.upload(local, str(place / "file"))
-    feeder.join(PATIENCE)
-    assert (place / "file").read_text() == "old"
+        fresh.run(Command(("sh", "-c", "echo begin; cat >/dev/null")), dialog=dialog)

@@ -7,7 +7,7 @@ import pytest
 
 from deploytools import __version__, commands
 from deploytools import plan as plans
-from deploytools.commands import Command, Upload
+from deploytools.commands import Command, Ship
 from deploytools.plan import Step, Target
 from deploytools.saga import Mark, Progress, State
 from tests.support.values import BASE, settings
@@ -164,14 +164,12 @@ def test_a_deploy_is_checked_with_the_way_it_will_start_the_application_but_not_
     assert "app" not in json.loads(hotswap.stdin or b""), "the current release's own way counts"
 
 
-def test_staging_uploads_first_and_names_the_digest() -> None:
-    upload, command = commands.do(WINDOW, plans.STAGE, Progress(), SETTINGS)
+def test_staging_names_the_digest_of_what_is_shipped() -> None:
+    (ship,) = commands.do(WINDOW, plans.STAGE, Progress(), SETTINGS)
 
-    assert upload == Upload("/srv/guestbook/releases/.upload-r2.tar.gz")
-    assert isinstance(command, Command)
-    assert command.argv == (
-        f"{TOOLS}/release", "stage", "r2", "--archive", "/srv/guestbook/releases/.upload-r2.tar.gz",
-        "--sha256", "abc", "--shared", ".env", "--shared", "var", "--json",
+    assert isinstance(ship, Ship)
+    assert ship.command.argv == (
+        f"{TOOLS}/release", "stage", "r2", "--sha256", "abc", "--shared", ".env", "--shared", "var", "--json",
     )  # fmt: skip
 
 
@@ -199,7 +197,7 @@ def test_without_a_window_a_deploy_insists_on_what_is_safe_online_and_a_rollback
 
 
 def test_without_a_window_the_migration_runs_only_where_some_is_pending_and_says_online() -> None:
-    def found(state: str) -> list[Command | Upload]:
+    def found(state: str) -> list[Command | Ship]:
         looked = Mark(State.OK, {"state": state, "target": ["a"]})
         progress = Progress().with_mark("check-migrations", "web1", looked, undo=False)
         return commands.do(plans.rolling_plan(BASE, SETTINGS), plans.MIGRATE_ONLINE, progress, SETTINGS)

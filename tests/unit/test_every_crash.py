@@ -173,7 +173,7 @@ class OneHost:
     name: str
     hosts: Hosts
 
-    def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+    def run(self, command: Command, on_line: object = None, dialog: object = None) -> Result:
         code, value = self.hosts.call(lambda: self.hosts.obey(self.name, command))
         return Result(code, json.dumps(value), "", 0.0)
 
@@ -181,7 +181,6 @@ class OneHost:
         return json.dumps(self.hosts.call(lambda: self.hosts.keep(line))[1]).encode()
 
     def get_ready(self, programs: Sequence[Command]) -> None: ...
-    def upload(self, local: Path, path: str, mode: int) -> None: ...
 
 
 def carry_on(hosts: Hosts, path: Path, *, abort: bool = False) -> Progress | None:
@@ -204,7 +203,6 @@ def carry_on(hosts: Hosts, path: Path, *, abort: bool = False) -> Progress | Non
         stop=hosts.stop,
         clock=clock,
         wait=clock.wait,
-        archive=path / "release.tar.gz",
     )
     if hosts.stored:
         engine.attach()

@@ -54,7 +54,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     world = World({("web2", "swap"): [failing("not ready")]})
     with fleet(world, "web1", "web2") as both, pytest.raises(InMaintenance):
-        operation.carry_out(WINDOW, SETTINGS, both, Silent(), tmp_path / "archive")
+        operation.carry_out(WINDOW, SETTINGS, both, Silent())
     world.said.clear()
     return world
 

@@ -14,6 +14,7 @@ from deploytools.errors import OperationFailed, UsageError
 from deploytools.releasing import exported, packed
 from deploytools.releasing.contents import MANIFEST
 from deploytools.settings import Settings
+from tests.support.shipping import content
 from tests.support.values import settings
 
 COMMAND = {
@@ -140,16 +141,11 @@ def test_its_word_travels_with_the_release_of_a_deploy_without_downtime(tree: Pa
     now = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
     def told(*, online: bool) -> dict[str, list[str]] | None:
-        import tarfile
-
         with (
             exported(config, None, now) as export,
-            packed(export, config, "ann", now, logs=tmp_path, say=print, online=online) as archive,
-            tarfile.open(archive.path) as tar,
+            packed(export, config, "ann", now, logs=tmp_path, say=print, online=online) as parcel,
         ):
-            file = tar.extractfile(f"./{MANIFEST}")
-            assert file is not None
-            vetoes: dict[str, list[str]] | None = json.load(file)["migrate"]["vetoes"]
+            vetoes: dict[str, list[str]] | None = json.loads(content(parcel, MANIFEST))["migrate"]["vetoes"]
             return vetoes
 
     assert list(told(online=True) or {}) == ["1_a.sql"]

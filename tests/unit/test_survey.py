@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Link:
 
     def close(self) -> None: ...
 
-    def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+    def run(self, command: Command, on_line: object = None, dialog: object = None) -> Result:
         self.sent += 1
         self.asked.append(command)
         return Result(0, json.dumps({"ok": True, **self.answer}), "", 0.1)
@@ -153,7 +153,7 @@ LOCK = {"run_id": "run-0", "by": "ann", "laptop": "desk", "operation": "deploy",
 class Locked(Link):
     """A lock host that tells another of these each time it is asked, the last one for ever."""
 
-    def run(self, command: Command, on_line: Callable[[str], None] | None = None) -> Result:
+    def run(self, command: Command, on_line: object = None, dialog: object = None) -> Result:
         told = self.answer.pop(0) if len(self.answer) > 1 else self.answer[0]
         return Result(0, json.dumps({"ok": True, "lock": told}), "", 0.1)
 

@@ -30,8 +30,8 @@ def check_names(names: Sequence[str]) -> None:
             raise Failure(f"{name!r} is shared twice: once by itself, once within another", exit_code=USAGE)
 
 
-def link(tree: Path, shared: Path, names: Sequence[str]) -> list[str]:
-    """Link each name in `tree` (ROOT/releases/X) to `shared`; return the files that are missing there.
+def link(tree: Path, final: Path, shared: Path, names: Sequence[str]) -> list[str]:
+    """Link each name in `tree`, which will be `final`, to `shared`; return the files that are missing there.
 
     Raises Failure where the release has something of its own there that a link would hide.
     """
@@ -46,7 +46,7 @@ def link(tree: Path, shared: Path, names: Sequence[str]) -> list[str]:
         _make_parents(tree, place)
         if place.is_symlink() or place.exists():
             _clear(place, kept, name)
-        place.symlink_to(os.path.relpath(kept, place.parent))
+        place.symlink_to(os.path.relpath(kept, (final / name).parent))
     return missing
 
 

@@ -1,0 +1,242 @@
+"""A release put together: what the host has already is linked from earlier releases, the rest has arrived.
+
+A link shares a file's content for good, so nothing is linked on trust: every file is read, and its digest
+compared, before it goes into the new release. One that was damaged since is sent anew. Where the application
+could write into a release, files are copied instead: what it did to one would be done to all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import pwd
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostlib.files import read_json
+from hostlib.program import Config, Failure
+from hostlib.releasing.listing import FILES, SEPARATOR, STAGED, File, Listing, check_ends, kept, what
+from hostlib.releasing.store import Store
+
+BLOCK = 1 << 20
+# Why a file can't be linked that can be copied: too many links, another owner or file system.
+UNLINKABLE = (errno.EMLINK, errno.EPERM, errno.EXDEV)
+# How many names of damaged files are told.
+TOLD = 10
+
+
+class Earlier:
+    """A release that is here already, as a source of files."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        data = (place / FILES).read_bytes()
+        self.blocks = data.split(SEPARATOR)
+        # What lies behind the links to ROOT/shared isn't the release's.
+        shared = (read_json(place / STAGED) or {}).get("shared", [])
+        self._shared = tuple(os.fsencode(f"{name.rstrip('/')}/") for name in shared)
+        self._data = data
+        self._by_path: dict[bytes, bytes] | None = None
+        self._by_what: dict[bytes, bytes] = {}
+
+    def find(self, file: File) -> bytes | None:
+        """Where that content is, or should be; None where this release has it nowhere."""
+        if self._by_path is None:
+            self._by_path = {path: what for path, what in kept(self._data) if not self._hidden(path)}
+            self._by_what = {what: path for path, what in self._by_path.items()}
+        wanted = what(file)
+        path: bytes | None = file.path
+        if self._by_path.get(file.path) != wanted:
+            otherwise = what(file._replace(executable=not file.executable))
+            path = self._by_what.get(wanted) or self._by_what.get(otherwise)
+        return None if path is None else os.path.join(os.fsencode(self.place), path)
+
+    def _hidden(self, path: bytes) -> bool:
+        return bool(self._shared) and (path + b"/").startswith(self._shared)
+
+
+def earlier(config: Config, releases: Sequence[str]) -> list[Earlier]:
+    """Given names of releases, those whose listing is there, in the same order."""
+    found = []
+    for release in releases:
+        try:
+            found.append(Earlier(config.releases / release))
+        except (OSError, ValueError):  # taken away by hand, or by another program right now
+            continue
+    return found
+
+
+@dataclass
+class Assembly:
+    """A release on its way: `tree` is what it will be.
+
+    Attributes:
+        linked, copied, arrived: how many files came to be there in which way.
+        bytes: how many of content were asked for.
+        damaged: files of earlier releases whose content isn't what it was.
+    """
+
+    config: Config
+    listing: Listing
+    tree: Path
+    sources: Sequence[Earlier]
+    store: Store
+    linked: int = 0
+    copied: int = 0
+    arrived: int = 0
+    bytes: int = 0
+    damaged: list[str] = field(default_factory=list)
+    _missing: list[File] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Make directories and links, and all files that are here already."""
+        tree = os.fsencode(self.tree)
+        for path in self.listing.directories:
+            os.mkdir(os.path.join(tree, path))
+            os.chmod(os.path.join(tree, path), 0o755)  # noqa: S103  readable by the application
+        for path, target in self.listing.links:
+            os.symlink(target, os.path.join(tree, path))
+        check_ends(tree, self.listing.links)
+        owner = _trusted_owner(self.config.user)
+        for file in self.listing.files:
+            if not self._place(file, os.path.join(tree, file.path), owner):
+                self._missing.append(file)
+
+    def wanted(self) -> dict[str, tuple[int, int]]:
+        """The contents that nobody has: their sizes, and from which byte on they are wanted."""
+        sizes = {file.digest: file.size for file in self._missing}
+        arrived = {digest: self.store.arrived(digest, size) for digest, size in sizes.items()}
+        return {digest: (size, arrived[digest]) for digest, size in sizes.items() if arrived[digest] < size}
+
+    def check_room(self, wanted: dict[str, tuple[int, int]]) -> None:
+        """Raise Failure where the disk has no room for what is to come."""
+        disk = os.statvfs(self.tree)
+        times = Counter(file.digest for file in self._missing)
+        sizes = {file.digest: file.size for file in self._missing}
+        new = [size for digest, (size, _) in wanted.items()]
+        new += [sizes[digest] for digest, count in times.items() for _ in range(count - 1)]
+        needed = sum(-(-size // disk.f_frsize) * disk.f_frsize for size in new)
+        needed -= sum(start for _, start in wanted.values())
+        free = disk.f_bavail * disk.f_frsize
+        if needed > free:
+            raise full(f"the release needs {needed >> 20} MiB, {self.tree.parent} has {free >> 20} MiB free")
+        if disk.f_files and len(new) > disk.f_favail:
+            raise full(f"the release needs {len(new)} inodes, {self.tree.parent} has {disk.f_favail} left")
+
+    def finish(self) -> None:
+        """Put what has arrived in its place. Raises Failure where anything is missing after all."""
+        left = Counter(file.digest for file in self._missing)
+        for file in self._missing:
+            left[file.digest] -= 1
+            place, source = os.path.join(os.fsencode(self.tree), file.path), self.store.path(file.digest)
+            if left[file.digest]:  # the same content is needed once more
+                with open(source, "rb", buffering=0) as content:
+                    whole = self._copy(content.fileno(), file, place)
+                if not whole:
+                    raise Failure(f"{source} was damaged just now", state="nothing was changed")
+            else:
+                os.rename(source, place)
+                os.chmod(place, file.mode)
+                os.utime(place, (self.listing.modified, self.listing.modified))
+        self.arrived = len(self._missing)
+
+    def counts(self) -> dict[str, object]:
+        """What the answer says of it."""
+        details = [
+            f"{path} is not what it was when it was staged; it was sent anew" for path in self.damaged[:TOLD]
+        ]
+        if len(self.damaged) > TOLD:
+            details.append(f"and {len(self.damaged) - TOLD} more")
+        numbers = {"linked": self.linked, "copied": self.copied, "arrived": self.arrived, "bytes": self.bytes}
+        return {"files": len(self.listing.files), **numbers, **({"details": details} if details else {})}
+
+    def _place(self, file: File, place: bytes, owner: int | None) -> bool:
+        for source in self.sources:
+            path = source.find(file)
+            if path is None:
+                continue
+            if self._take(path, file, place, owner):
+                return True
+            self.damaged.append(os.fsdecode(path))
+        return False
+
+    def _take(self, path: bytes, file: File, place: bytes, owner: int | None) -> bool:
+        """Have `file` at `place` from an earlier release; False where that isn't what it should be.
+
+        Only what is the deploy user's (`owner`) and nobody else can write is linked.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO):
+                return False
+            raise
+        try:
+            there = os.fstat(descriptor)
+            if not stat.S_ISREG(there.st_mode) or there.st_size != file.size:
+                return False
+            if there.st_uid == owner and stat.S_IMODE(there.st_mode) == file.mode:
+                if _digest(descriptor, file.size) != file.digest:
+                    return False
+                try:
+                    os.link(path, place)
+                except OSError as error:
+                    if error.errno not in UNLINKABLE:
+                        raise
+                    os.lseek(descriptor, 0, os.SEEK_SET)
+                else:
+                    self.linked += 1
+                    return True
+            if not self._copy(descriptor, file, place):
+                return False
+            self.copied += 1
+            return True
+        finally:
+            os.close(descriptor)
+
+    def _copy(self, source: int, file: File, place: bytes) -> bool:
+        seen = hashlib.sha256()
+        target = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            while block := os.read(source, BLOCK):
+                seen.update(block)
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[os.write(target, rest) :]
+            os.fchmod(target, file.mode)
+            os.utime(target, (self.listing.modified, self.listing.modified))
+        finally:
+            os.close(target)
+        if seen.hexdigest() == file.digest:
+            return True
+        os.unlink(place)
+        return False
+
+
+def _trusted_owner(application: str) -> int | None:
+    """Whose files can be linked: ours, unless the application's account could write to them as well."""
+    try:
+        theirs = pwd.getpwnam(application).pw_uid
+    except KeyError:  # fab doctor tells
+        return None
+    return None if theirs in (0, os.geteuid()) else os.geteuid()
+
+
+def full(what: str) -> Failure:
+    return Failure(
+        what,
+        state="nothing was changed",
+        next="df -h; df -i; `release prune --keep N`, or make room, and deploy again",
+    )
+
+
+def _digest(descriptor: int, size: int) -> str:
+    seen = hashlib.sha256()
+    while size and (block := os.read(descriptor, min(size, BLOCK))):
+        seen.update(block)
+        size -= len(block)
+    return seen.hexdigest()
