@@ -111,7 +111,7 @@ class Recorder(EventsReporter):
 
 def events_file(directory: Path, run_id: str) -> Path:
     """Where the events of a run are kept."""
-    return directory / f"{run_id}.events.jsonl"
+    return directory / f"{run_id}.events"
 
 
 def read(file: Path) -> list[dict[str, Any]]:
