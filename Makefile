@@ -48,7 +48,7 @@ check: $(VENV)/ready
 	@shellcheck packaging/system-packages .ci/run
 
 docs: $(VENV)/ready
-	@$(BIN)/python docs/generated.py
+	@$(BIN)/python -m docs.generated
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 	@echo "build/docs/index.html"
 

@@ -296,7 +296,12 @@ class Engine:
 
     def _journal_lost(self, why: object) -> JournalLost:
         host = self.plan.lock_host
-        return JournalLost(f"the journal on {host} can't be written: {why}", where=host)
+        return JournalLost(
+            f"the journal on {host} can't be written: {why}",
+            where=host,
+            state="nothing more was begun; how the hosts stand is for `fab status` to say",
+            next="fab doctor names the trouble there; then fab deploy --resume",
+        )
 
     def _store(self, lines: Sequence[str], expect: int) -> None:
         host = self.plan.lock_host

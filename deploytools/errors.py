@@ -40,6 +40,9 @@ class DeployError(Exception):
     """
 
     exit_code: ClassVar[int] = 3
+    # What holds for a whole class, where an error doesn't say it better.
+    usual_state: ClassVar[str | None] = None
+    usual_next: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -53,8 +56,8 @@ class DeployError(Exception):
         super().__init__(what)
         self.what = what
         self.where = where
-        self.state = state
-        self.next = next
+        self.state = state or self.usual_state
+        self.next = next or self.usual_next
         self.details = tuple(details)
         self.run: Mapping[str, Any] | None = None
 
@@ -63,6 +66,8 @@ class UsageError(DeployError):
     """Bad input: an argument, a setting, a missing tool on the laptop. Nothing was touched."""
 
     exit_code = 2
+    usual_state = "nothing was changed"
+    usual_next = "mend that, then run the same command again"
 
 
 class SettingsError(UsageError):
@@ -95,6 +100,7 @@ class Unreachable(DeployError):
     """A host could not be reached; nothing was changed."""
 
     exit_code = 6
+    usual_state = "nothing was changed"
 
 
 class HostKeyRejected(Unreachable):

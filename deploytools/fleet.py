@@ -160,9 +160,23 @@ class _Round(Generic[T, R]):
             pass
         for name in self._remotes:
             if name in waiting:
-                outcomes[name] = Unreached(Interrupted("interrupted before its turn came", where=name))
+                outcomes[name] = Unreached(
+                    Interrupted(
+                        "interrupted before its turn came",
+                        where=name,
+                        state="it was not asked",
+                        next="fab status",
+                    )
+                )
             elif name not in outcomes:
-                outcomes[name] = Lost(Interrupted("interrupted while it was being worked on", where=name))
+                outcomes[name] = Lost(
+                    Interrupted(
+                        "interrupted while it was being worked on",
+                        where=name,
+                        state="what runs there goes on",
+                        next="fab status",
+                    )
+                )
         return outcomes
 
     def _next(self) -> str | None:

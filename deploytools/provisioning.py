@@ -163,7 +163,9 @@ def _trouble(outcome: Outcome[Answer], again: str, plan_only: bool) -> Trouble |
     if not plan_only and isinstance(outcome, Failed | Lost):
         state = "not known; what has begun there goes on to its end"
     error_ = outcome.error
-    told = error_ if isinstance(error_, DeployError) else OperationFailed(str(error_))
+    told = (
+        error_ if isinstance(error_, DeployError) else OperationFailed(str(error_), state=state, next=again)
+    )
     return Trouble(told.what, state, told.next or "", told.exit_code)
 
 

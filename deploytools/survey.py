@@ -71,7 +71,7 @@ def _answers(
                 next_step = answer.error.get("next", "")
                 silent[host] = Silence(answer.error.get("what", "it failed"), next_step, answer.exit_code)
             case Unreached(error):
-                told = error if isinstance(error, DeployError) else Unreachable(str(error))
+                told = error if isinstance(error, DeployError) else Unreachable(str(error), next="fab doctor")
                 silent[host] = Silence(told.what, told.next or "", Unreachable.exit_code, told.details)
             case _:
                 silent[host] = Silence(str(outcome.error), "", OperationFailed.exit_code)

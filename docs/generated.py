@@ -1,7 +1,7 @@
-"""Writes what the documents say of keys, tasks and exit codes, from the code itself: `make docs` runs it.
+"""Writes what the documents say of keys, tasks, exit codes and messages, from the code: part of `make docs`.
 
-In reference.md each part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test compares what
-is there with what would be written.
+In a document each part stands between `<!-- generated: NAME -->` and `<!-- end -->`. A test compares what
+is there with what would be written. Messages are for the site alone: there, `conf.py` has them put in.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +20,7 @@ from deploytools.settings import schema
 from deploytools.settings.keys import Key, dotted, keys
 from deploytools.settings.problems import shown
 from deploytools.tasks import ns
+from docs import raised
 
 DOCS = Path(__file__).parent
 _PART = re.compile(r"(?<=<!-- generated: )(\w[\w ]*)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -103,12 +104,45 @@ def exit_codes() -> str:
     return table(("code", "means"), ((str(code), means) for code, means in EXIT_CODES.items()))
 
 
+def messages() -> str:
+    """A part per file: what each of its errors says, the state that is left, the next command."""
+    by_file: dict[str, list[raised.Message]] = {}
+    for message in raised.messages():
+        by_file.setdefault(message.file, []).append(message)
+    parts = []
+    for place, name in ((raised.LAPTOP, "On this computer"), (raised.HOST, "On a host")):
+        parts.append(f"## {name}\n")
+        for file, told in by_file.items():
+            if file.startswith(place.name):
+                rows = (
+                    ["" if each.code is None else str(each.code), *(_cell(each, part) for part in SAID)]
+                    for each in told
+                )
+                parts.append(f"### {file}\n\n{table(('code', 'says', 'state', 'next'), rows)}")
+    return "\n".join(parts)
+
+
+SAID = ("what", "state", "next")
+
+
+def _cell(message: raised.Message, part: str) -> str:
+    text = " ".join(message.parts[part].split())
+    where = message.parts.get("where", "…") if part == "what" else "…"
+    if where != "…":
+        text += f" [{where}]"
+    return re.sub(r"([\\`*_<>\[\]{}])", r"\\\1", text)
+
+
 PARTS = {"keys of fabric yaml": keys_of_fabric_yaml, "tasks": tasks, "exit codes": exit_codes}
 
 
-def renewed(document: str) -> str:
-    """Given a document, return it with every generated part written anew."""
-    return _PART.sub(lambda found: f"{found[1]}{found[2]}\n{PARTS[found[1]]()}\n", document)
+def renewed(document: str, parts: Mapping[str, Callable[[], str]] = PARTS) -> str:
+    """Given a document, return it with every generated part that is among `parts` written anew."""
+
+    def written(found: re.Match[str]) -> str:
+        return f"{found[1]}{found[2]}\n{parts[found[1]]()}\n" if found[1] in parts else found[0]
+
+    return _PART.sub(written, document)
 
 
 def _written() -> tuple[dict[tuple[str, str], str], dict[tuple[str, str], str]]:
@@ -177,9 +211,13 @@ def _typed(argument: Any) -> str:
     return f"--{option} {value}" + (" ..." if argument.kind is list else "")
 
 
-if __name__ == "__main__":
+def main() -> None:
     for document in DOCS.rglob("*.md"):
         text = document.read_text()
         if (new := renewed(text)) != text:
             document.write_text(new)
             print(f"wrote {document.relative_to(DOCS.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -108,6 +108,7 @@ def _start(wanted: Layout, missing: list[servers.Server], install: Callable[[], 
                 f"the sandbox can't be made: {error}",
                 where=str(wanted.base),
                 state="nothing of the sandbox is left running",
+                next="mend that, then fab sandbox.up",
             ) from error
         raise
 

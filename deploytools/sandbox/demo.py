@@ -180,7 +180,11 @@ class Crowd:
             self.process.wait(LONGEST + 60)
             result: dict[str, Any] = json.loads(self.out.read_text())
         except (subprocess.TimeoutExpired, OSError, ValueError) as error:
-            raise OperationFailed(f"the visitors told nothing: {error}") from error
+            raise OperationFailed(
+                f"the visitors told nothing: {error}",
+                state="the sandbox goes on",
+                next="fab on sandbox status",
+            ) from error
         return result
 
 
@@ -189,14 +193,18 @@ def visitors(root: Path, out: Path, *options: str) -> Iterator[Crowd]:
     """Visitors who keep coming to the sandbox of `root`; they are gone at the end, whatever happens."""
     site = layout.load(root)
     if site is None:
-        raise OperationFailed("there is no sandbox any more", where=str(root))
+        raise OperationFailed(
+            "there is no sandbox any more", where=str(root), state="nothing was measured", next="make demo"
+        )
     argv = [sys.executable, "-m", "deploytools.sandbox.traffic", "--url", site.url, "--out", str(out)]
     argv += ["--seconds", str(LONGEST), *options]
     with subprocess.Popen(argv, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "sending\n":
-                raise OperationFailed("no visitor came", next="see what is said above")
+                raise OperationFailed(
+                    "no visitor came", state="nothing was measured", next="see what is said above"
+                )
             yield Crowd(process, out)
         finally:
             process.kill()

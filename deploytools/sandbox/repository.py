@@ -95,6 +95,8 @@ def _git(directory: Path, *arguments: str, stdin: bytes = b"") -> bytes:
         raise OperationFailed(
             f"git {arguments[0]} failed in the sandbox's repository",
             where=str(directory),
+            state="the sandbox has no guestbook to deploy",
+            next="mend what git says, then fab sandbox.reset",
             details=ran.stderr.decode(errors="replace").strip().splitlines()[-5:],
         )
     return ran.stdout

@@ -72,4 +72,4 @@ def confirm(yes: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError("there is no terminal to ask on", state="nothing was changed", next="add --yes")
     if input("go ahead? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("not confirmed", state="nothing was changed")
+        raise UsageError("not confirmed", next="the same command again, when it is time")

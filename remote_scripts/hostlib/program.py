@@ -40,7 +40,10 @@ WHEN_TOLD.add_argument(
 
 
 class Failure(Exception):
-    """A failure to be told: what, the state it leaves, the next command, and the exit code."""
+    """A failure to be told: what, the state it leaves, the next command, and the exit code.
+
+    Without state or next it is `status` that tells how the host stands.
+    """
 
     def __init__(
         self, what: str, *, state: str = "", next: str = "", exit_code: int = FAILED, **result: Any
@@ -220,7 +223,7 @@ def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], R
         result = {"ok": True, **body(arguments)}
     except Failure as failure:
         code = failure.exit_code
-        result = {"ok": False, "error": _explain(failure.what, failure.state, failure.next), **failure.result}
+        result = {"ok": False, "error": _failed(failure), **failure.result}
     except KeyboardInterrupt:
         code = 130
         result = {"ok": False, "error": _explain("interrupted", AS_TOLD, f"{TOOLS}/status")}
@@ -268,6 +271,12 @@ def remedy(error: OSError) -> str:
     """What to do about an error of the operating system."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "make room (df -h; df -i), then the same command again" if full else f"{TOOLS}/status"
+
+
+def _failed(failure: Failure) -> dict[str, str]:
+    """With what holds wherever a failure doesn't say it better."""
+    state = failure.state or ("nothing was changed" if failure.exit_code == USAGE else AS_TOLD)
+    return _explain(failure.what, state, failure.next or f"{TOOLS}/status")
 
 
 def _explain(what: str, state: str, next: str) -> dict[str, str]:

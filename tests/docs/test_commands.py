@@ -10,7 +10,10 @@ from invoke.exceptions import ParseError
 from invoke.parser import Parser, ParserContext
 
 from deploytools.tasks import ns
+from tests.docs import walk
 from tests.docs.commands import REPOSITORY, Command, shown
+
+HOWTO = sorted((REPOSITORY / "docs/howto").glob("*.md"))
 
 FAB = sorted({*shown("fab"), *shown("python -m deploytools")}, key=lambda each: (each.document, each.text))
 PLACEHOLDERS = {"TASK", "...", "..", "…"}
@@ -43,3 +46,17 @@ def test_make_knows_it(command: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
 
     assert {word for word in command.split()[1:2] if word.isalpha()} <= targets
+
+
+@pytest.mark.parametrize("document", ["tutorial.md", *(f"howto/{path.name}" for path in HOWTO)])
+def test_what_a_guide_has_typed_is_run_by_a_test_or_says_why_not(document: str) -> None:
+    for block in walk.blocks(document):
+        if block.language in walk.TYPED:
+            assert block.marks.keys() & walk.MARKS, block.text
+
+
+def test_the_walks_go_through_every_guide_that_has_something_to_type() -> None:
+    test = (REPOSITORY / "tests/fleet/test_documents.py").read_text()
+    for document in ("tutorial.md", *(f"howto/{path.name}" for path in HOWTO)):
+        if any("run on" in block.marks for block in walk.blocks(document)):
+            assert f'through("{document}"' in test, document

@@ -20,7 +20,7 @@ APPLICATION = "guestbook"
 ROOT = f"/srv/{APPLICATION}"
 TOOLS = f"/usr/local/lib/deploytools/{APPLICATION}"
 # What the runtimes of tests/support/runtimes take on a host that has php-cgi.
-PACKAGES = ["php-fpm", "libfcgi-perl", "libfcgi-bin", "uwsgi-core", "uwsgi-plugin-python3"]
+PACKAGES = ["php-fpm", "libfcgi-perl", "libfcgi-bin", "uwsgi-core", "uwsgi-plugin-python3", "python3-django"]
 
 
 def set_up(fleet: Fleet, runtime: Runtime, **app: Any) -> None:

@@ -20,14 +20,21 @@ from hostlib.program import USAGE, Failure
 PLACEHOLDERS = {".gitignore", ".gitkeep", ".keep"}
 
 
+MEND = "mend deploy.shared in fabric.yaml"
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raise Failure (exit code 2) where a name isn't a plain path below ROOT/shared or two overlap."""
     paths = [PurePosixPath(name) for name in names]
     for name, path in zip(names, paths):  # noqa: B905 - strict= came with Python 3.10
         if path.is_absolute() or not path.parts or ".." in path.parts or path.parts[0] == ".deploytools.json":
-            raise Failure(f"{name!r} can't be shared: it must be a path inside the release", exit_code=USAGE)
+            raise Failure(
+                f"{name!r} can't be shared: it must be a path inside the release", next=MEND, exit_code=USAGE
+            )
         if sum(other == path or other in path.parents for other in paths) > 1:
-            raise Failure(f"{name!r} is shared twice: once by itself, once within another", exit_code=USAGE)
+            raise Failure(
+                f"{name!r} is shared twice: once by itself, once within another", next=MEND, exit_code=USAGE
+            )
 
 
 def link(tree: Path, final: Path, shared: Path, names: Sequence[str]) -> list[str]:

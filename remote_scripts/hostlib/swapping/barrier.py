@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from hostlib.program import Config, Failure
+from hostlib.program import TOOLS, Config, Failure
 from hostlib.releasing.manifest import Health
 from hostlib.swapping import unixsockets
 from hostlib.swapping.generations import Life, Record
@@ -48,7 +48,8 @@ def behind(
             if time.monotonic() >= deadline:
                 raise Failure(
                     f"the web server answered {health.path} without a connection to {new.socket}:"
-                    f" does its fastcgi.server use {config.run / 'app.sock'}?"
+                    f" does its fastcgi.server use {config.run / 'app.sock'}?",
+                    next=f"{TOOLS}/doctor",
                 )
             web.prove(config, healthy, path=health.path, headers=bypass, timeout=TIMEOUT)
 

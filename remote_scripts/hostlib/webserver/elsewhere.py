@@ -63,11 +63,14 @@ def _configuration(config: Config) -> lighttpd.Configuration:
 
     program = lighttpd.program()
     if program is None:
-        raise Failure("there is no lighttpd to ask for its configuration")
+        raise Failure("there is no lighttpd to ask for its configuration", next="apt-get install lighttpd")
     try:
         return lighttpd.read(program, config.lighttpd_config)
     except subprocess.SubprocessError as error:
-        raise Failure(f"lighttpd does not print its configuration: {error}") from error
+        raise Failure(
+            f"lighttpd does not print its configuration: {error}",
+            next=f"lighttpd -p -f {config.lighttpd_config}",
+        ) from error
 
 
 def _labels(config: Config, backends: Any) -> Iterator[str]:

@@ -1,0 +1,50 @@
+"""Every error that the code can make says what, what state is left, and what to type next."""
+
+from __future__ import annotations
+
+import re
+
+from deploytools.tasks import ns
+from docs.raised import messages
+
+MESSAGES = messages()
+
+
+def test_they_are_found() -> None:
+    assert len({each.file for each in MESSAGES if each.on_host}) > 20
+    assert len({each.file for each in MESSAGES if not each.on_host}) > 20
+    assert len(MESSAGES) > 190
+
+
+def test_each_has_all_its_parts() -> None:
+    lacking = [
+        f"{each.file}:{each.line} says no {part}"
+        for each in MESSAGES
+        for part in ("what", "state", "next")
+        if each.parts.get(part, "") in ("", "None") or re.search(r"[^.]\.$", each.parts[part])
+    ]
+
+    assert not lacking
+
+
+def commands() -> list[tuple[str, str, str]]:
+    """What is told to be typed next: where, a task, and the options and words after it."""
+    return [
+        (f"{each.file}:{each.line}", *found)
+        for each in MESSAGES
+        for found in re.findall(
+            r"\bfab (?!as )(?:on \S+ )?([a-z][a-z.-]*[a-z])([^;|]*)", each.parts.get("next", "")
+        )
+    ]
+
+
+def test_a_next_command_is_one_that_fab_knows() -> None:
+    known = {name: context.flags for context in ns.to_contexts() for name in (context.name, *context.aliases)}
+    wrong = [
+        (where, task, after)
+        for where, task, after in commands()
+        if task not in known or set(re.findall(r"(?<=\s)--[a-z-]+", after)) - known[task].keys()
+    ]
+
+    assert len(commands()) > 50
+    assert not wrong
