@@ -102,7 +102,12 @@ def _archive(path: Path, commit: str, tree: Path, below: str = ".") -> None:
             next=f"commit it; or {AS_IT_IS}",
         )
     if archive.returncode not in (0, -signal.SIGPIPE):
-        raise OperationFailed(f"git archive failed: {said[-2000:]}", where=str(path), state=UNTOUCHED)
+        raise OperationFailed(
+            f"git archive failed: {said[-2000:]}",
+            where=str(path),
+            state=UNTOUCHED,
+            next=f"mend what git says (git -C {path} fsck), then the same command again",
+        )
     if tar.returncode != 0:
         raise OperationFailed(
             f"the export can't be unpacked: {trouble[-2000:]}",
