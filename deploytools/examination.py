@@ -22,7 +22,7 @@ from deploytools.engine import run
 from deploytools.errors import DeployError
 from deploytools.fleet import Failed, Fleet, Lost, Ok, Unreached
 from deploytools.remote import Remote
-from deploytools.settings import Settings
+from deploytools.settings import Page, Settings
 from deploytools.setup import programs
 
 ERROR, WARNING = "error", "warning"
@@ -146,6 +146,7 @@ def _expected(settings: Settings, user: str) -> dict[str, Any]:
     return {
         **commands.expectation(settings, app=True, migrates=False),
         "config": setup.host_config(settings),
+        "page": settings.page != Page(),
         "files": digests,
         "digest": setup.digest(settings, user),
     }

@@ -28,6 +28,7 @@ _PART = re.compile(r"(?<=<!-- generated: )(\w[\w ]*)( -->\n).*?(?=<!-- end -->)"
 # What the types of deploytools.settings.values are called. Text where none is named.
 KINDS = {
     "Account": "user name",
+    "Color": "colour",
     "CommandLine": "command",
     "Duration": "duration",
     "DurationOrZero": "duration",
@@ -63,6 +64,7 @@ VALUES = {
     "force": "RUN_ID",
     "host": "HOST",
     "lock-wait": "DURATION",
+    "output": "FILE",
     "ref": "REF",
     "run-id": "RUN_ID",
     "to": "RELEASE",

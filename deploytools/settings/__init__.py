@@ -23,6 +23,7 @@ from deploytools.settings.schema import (
     Hooks,
     Host,
     Migrate,
+    Page,
     Pending,
     Source,
     Webserver,
@@ -39,6 +40,7 @@ __all__ = [
     "Hooks",
     "Host",
     "Migrate",
+    "Page",
     "Pending",
     "Settings",
     "Source",
@@ -225,6 +227,11 @@ def _resolved(
         deploy.source,
         path=absolute(deploy.source.path, root, home),
         patches=tuple(absolute(patch, root, home) for patch in deploy.source.patches),
+    )
+    values["page"] = replace(
+        deploy.page,
+        file=deploy.page.file and absolute(deploy.page.file, root, home),
+        logo=deploy.page.logo and absolute(deploy.page.logo, root, home),
     )
     if deploy.ssh_config is not None:
         values["ssh_config"] = absolute(deploy.ssh_config, root, home)

@@ -17,7 +17,7 @@ _IN_SUDOERS = (("root",), ("tools_dir",), ("webserver", "maintenance_dir"))
 
 def contradictions(deploy: Mapping[str, Any]) -> list[Problem]:
     """Given the merged mapping `deploy`, valid or not, return what doesn't go together."""
-    return [*_privileged(deploy), *_migrate(deploy)]
+    return [*_privileged(deploy), *_migrate(deploy), *_page(deploy)]
 
 
 def _privileged(deploy: Mapping[str, Any]) -> Iterator[Problem]:
@@ -60,6 +60,13 @@ def _migrate(deploy: Mapping[str, Any]) -> Iterator[Problem]:
                     ("migrate", name),
                     f"belongs to the adapter command, but the adapter is {adapter or 'null'}",
                 )
+
+
+def _page(deploy: Mapping[str, Any]) -> Iterator[Problem]:
+    page = deploy.get("page")
+    if isinstance(page, Mapping) and page.get("file") is not None:
+        for name in [name for name in page if name != "file" and page[name] is not None]:
+            yield Problem(("page", name), "has no effect beside `file`, which is the whole page")
 
 
 def _squawk(migrate: Mapping[str, Any]) -> Iterator[Problem]:

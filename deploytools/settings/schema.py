@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from deploytools.settings.values import (
     Account,
     Application,
+    Color,
     CommandLine,
     Duration,
     DurationOrZero,
@@ -211,6 +212,26 @@ class Webserver:
 
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)
+class Page:
+    """The maintenance page: `file` is all of it; the others change the one that we ship."""
+
+    file: LocalPath | None = None
+    """A page of your own, relative to the project, instead of the one that we ship."""
+    lang: Literal["en", "de", "fr", "es"] = "en"
+    """The language of our page."""
+    title: PageText | None = None
+    """Its headline; null: the language's own."""
+    message: PageText | None = None
+    """What stands below the headline; null: the language's own."""
+    contact: PageText | None = None
+    """Where to turn in a hurry: an address of mail or of a page, which become links, or any text."""
+    color: Color = "#f2a541"
+    """The colour of button and picture, as `"#rrggbb"`; what is written on it becomes black or white."""
+    logo: LocalPath | None = None
+    """A picture instead of the sunrise, relative to the project: SVG, PNG, WebP, JPEG, GIF; at most 32 kB."""
+
+
+@dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)
 class Pending:
     """A command whose exit code tells whether migrations are pending; any other code is an error."""
 
@@ -340,6 +361,7 @@ class Deploy:
     app: App
     health: Annotated[Health, empty_section] = field(default_factory=Health)
     webserver: Annotated[Webserver, empty_section] = field(default_factory=Webserver)
+    page: Annotated[Page, empty_section] = field(default_factory=Page)
     migrate: Migrate | None = None
     hooks: Annotated[Hooks, empty_section] = field(default_factory=Hooks)
     window: Annotated[Window, empty_section] = field(default_factory=Window)

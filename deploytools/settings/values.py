@@ -243,6 +243,12 @@ PageText = Annotated[
     AfterValidator(_no_control_characters),
     should_be("text within one line of the page"),
 ]
+Color = Annotated[
+    str,
+    Strict(),
+    Field(pattern=r"^#[0-9A-Fa-f]{6}$"),
+    should_be("a colour such as '#0b57d0', in quotes, since # begins a comment"),
+]
 CommandLine = Annotated[
     str,
     Strict(),

@@ -1,4 +1,6 @@
-"""What `fab setup` puts on a host: directories, programs, configuration. Pure but for reading our own files.
+"""What `fab setup` puts on a host: directories, programs, configuration.
+
+Pure but for reading our own files, and those that fabric.yaml names for the maintenance page.
 
 The host's half is remote_scripts/hostsetup, which compares, checks, replaces and removes; `command` sends it
 there with what it puts in place. `lighttpd`, `sudo` and `systemd` are what the host's own services get.
@@ -13,14 +15,14 @@ from typing import Any
 
 from deploytools import __version__
 from deploytools.settings import Settings
-from deploytools.setup import lighttpd, programs, sudo, systemd
+from deploytools.setup import lighttpd, page, programs, sudo, systemd
 from deploytools.setup.entries import Entry, directory, file, link
 
 
 def host_side(settings: Settings, user: str) -> dict[str, Any]:
     """Everything that belongs to the application on a host, as data for the installer.
 
-    `user` is the deploy user there. Raises UsageError where that name can't be used.
+    `user` is the deploy user there. Raises UsageError where that name, or a file of `page`, can't be used.
     """
     parts = _parts(settings, user)
     mark = _digest(parts)
@@ -46,7 +48,8 @@ def _digest(parts: dict[str, Any]) -> str:
 def _parts(settings: Settings, user: str) -> dict[str, Any]:
     """`host_side`, but without the digest of all this."""
     owner = _owner(settings, user)
-    files, links = _files(settings, user), _links(settings)
+    shown = page.rendered(settings.page)
+    files, links = _files(settings, user, shown), _links(settings)
     booting = systemd.where_systemd_runs(settings) if settings.privileged else {}
     ours = [entry for entry in files if not entry.get("keep") and entry.get("kind") != "root"]
     own = {
@@ -61,7 +64,7 @@ def _parts(settings: Settings, user: str) -> dict[str, Any]:
         "tools": settings.tools_dir,
         "lighttpd": settings.webserver.config,
         # What a later version finds that has no place in it any more, it takes away.
-        "programs": [*programs.installed(owner), file("installed.json", _json(own), owner)],
+        "programs": [*programs.installed(owner, shown), file("installed.json", _json(own), owner)],
         "directories": _directories(settings, user),
         "files": files,
         "links": links,
@@ -128,14 +131,13 @@ def _own_switch(settings: Settings) -> list[str]:
     return [] if place == str(Path(settings.webserver.config).parent) else [place]
 
 
-def _files(settings: Settings, user: str) -> list[Entry]:
+def _files(settings: Settings, user: str, shown: bytes) -> list[Entry]:
     owner, switch = _owner(settings, user), settings.webserver.maintenance_dir
-    page = (programs.remote_scripts() / "maint.html").read_bytes()
     whose = _json({"application": settings.application})
     files = [
         # The installer has the script that lets requests through: it is the one that `up` puts there.
         file(f"{switch}/maint.lua", b"", owner, keep=True, kind="switch"),
-        file(f"{switch}/maint.html", page, owner, keep=True, kind="page"),
+        file(f"{switch}/maint.html", shown, owner, keep=True, kind="page"),
         file(_available(settings), lighttpd.snippet(settings).encode(), owner, kind="lighttpd"),
         # Whose data it is, also when everything else has been taken off the host.
         file(f"{settings.root}/.deploytools", whose, owner, kind="root"),

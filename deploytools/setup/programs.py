@@ -15,8 +15,8 @@ def remote_scripts() -> Path:
     return inside if inside.is_dir() else package.parent / "remote_scripts"
 
 
-def installed(owner: str) -> Iterator[Entry]:
-    """The files of one version, by their path in its directory.
+def installed(owner: str, page: bytes) -> Iterator[Entry]:
+    """The files of one version, by their path in its directory; `page` is the maintenance page.
 
     The programs are those without a suffix; what they share is in hostlib.
     """
@@ -24,7 +24,7 @@ def installed(owner: str) -> Iterator[Entry]:
     for path in sorted(source.iterdir()):
         if _is_program(path):
             yield file(path.name, path.read_bytes(), owner, 0o755)
-    yield file("maint.html", (source / "maint.html").read_bytes(), owner, 0o644)
+    yield file("maint.html", page, owner, 0o644)
     for name, content in _modules("hostlib"):
         yield file(name, content, owner, 0o644)
 

@@ -26,6 +26,7 @@ ns = Collection(
     look.history,
     maintenance.maint_down,
     maintenance.maint_up,
+    maintenance.maint_preview,
     deploy.deploy,
     deploy.hotswap,
     deploy.rollback,

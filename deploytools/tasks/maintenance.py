@@ -1,4 +1,4 @@
-"""maint-down and maint-up: the switch alone, over the whole fleet."""
+"""maint-down and maint-up: the switch alone, over the whole fleet; maint-preview: what visitors see then."""
 
 from __future__ import annotations
 
@@ -72,3 +72,39 @@ def _switch(c: Any, name: str, exclude: Any, json: bool, shape: Any, **about: An
         plan = shape(op.base_plan(name, settings, exclude=exclude, **about))
         plan = op.get_ready(plan, settings, fleet)
         op.carry_out(plan, settings, fleet, reporter)
+
+
+@operation(
+    name="maint-preview",
+    help={
+        "output": "write it to this file instead of opening it in the browser; - is standard output",
+        "reason": "as for maint-down; a page of your own may show it",
+        "until": "as for maint-down: +30m, HH:MM or an ISO 8601 time",
+        "sent": "what somebody gets who has sent a form",
+    },
+)
+def maint_preview(
+    c: Any,
+    output: str | None = None,
+    reason: str | None = None,
+    until: str | None = None,
+    sent: bool = False,
+) -> None:
+    """Show the maintenance page as visitors would get it; asks no host."""
+    import sys
+    import time
+    from datetime import datetime
+
+    from deploytools import preview
+    from deploytools.executor import current_settings
+    from deploytools.moments import parse_until
+
+    settings, now = current_settings(c), time.time()
+    ends = datetime.fromisoformat(parse_until(until)).timestamp() if until else 0
+    page = preview.page(settings, reason=reason, ends=int(ends), sent=sent, now=now)
+    if output == "-":
+        sys.stdout.buffer.write(page)
+    elif output is not None:
+        print(f"wrote {preview.write(page, output)}")
+    else:
+        print(f"opened {preview.show(page, settings.application)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def changes(bundle: Bundle) -> list[Change]:
     return [
         *(change for directory in bundle.directories for change in _directory(directory)),
         *_programs(bundle),
-        *(change for file in bundle.files for change in of_file(file)),
+        *(change for file in bundle.files for change in of_file(file, versions.pages(bundle))),
         *(change for link in bundle.links for change in of_link(link)),
         *(
             Change(str(path), "remove: this version has no place for it")
@@ -36,8 +36,8 @@ def changes(bundle: Bundle) -> list[Change]:
     ]
 
 
-def of_file(file: File) -> Iterator[Change]:
-    """What has to be done to a file, if anything."""
+def of_file(file: File, shipped: Collection[bytes]) -> Iterator[Change]:
+    """What has to be done to a file, if anything. `shipped`: the pages that are nobody's own."""
     path = file.path
     if not path.exists() and not path.is_symlink():
         yield Change(str(path), "create", _diff(path, b"", file.content))
@@ -45,6 +45,10 @@ def of_file(file: File) -> Iterator[Change]:
         # An empty script answers 500 to every request: whoever made it that, it was not on purpose.
         if file.kind == "switch" and path.is_file() and not path.stat().st_size:
             yield Change(str(path), "change", _diff(path, b"", file.content))
+        elif file.kind == "page" and path.is_file() and not path.is_symlink():
+            there = path.read_bytes()
+            if there != file.content and there in shipped:
+                yield Change(str(path), "change", _diff(path, there, file.content))
     elif path.is_symlink():
         yield Change(str(path), "put a file in place of the link")
     elif path.read_bytes() != file.content:

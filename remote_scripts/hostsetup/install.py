@@ -68,7 +68,7 @@ def apply(bundle: Bundle, wanted: Plan) -> list[str]:
 
 def _put(bundle: Bundle, kind: str) -> None:
     for file in bundle.of_kind(kind):
-        if any(comparing.of_file(file)):
+        if any(comparing.of_file(file, versions.pages(bundle))):
             _write(file)
         _sweep(file.path)
     for link in bundle.links:

@@ -230,8 +230,7 @@ def _of_the_switch(bundle: Bundle, config: Config, mark: Path) -> list[Path]:
         return []
     found = [path for path in (place / name for name in SCRIPTS) if path.exists()]
     found += place.glob(".maint.*")
-    shipped = {file.content for file in bundle.of_kind("page")}
-    shipped |= {copy.read_bytes() for copy in bundle.tools.glob("versions/*/maint.html")}
+    shipped = {file.content for file in bundle.of_kind("page")} | versions.pages(bundle)
     if page.is_file() and (bundle.purge or page.read_bytes() in shipped):
         found.append(page)
     return found

@@ -91,6 +91,11 @@ def of_before(bundle: Bundle) -> list[Path]:
     return [place] if place.is_dir() and not place.is_symlink() else []
 
 
+def pages(bundle: Bundle) -> set[bytes]:
+    """The maintenance pages that set-up has put here: any other is the operator's own."""
+    return {copy.read_bytes() for copy in bundle.tools.glob("versions/*/maint.html")}
+
+
 def records(bundle: Bundle) -> tuple[set[Path], dict[Path, str]]:
     """The files, and the links with their targets, that the versions here have put outside of theirs."""
     files: set[Path] = set()

@@ -325,6 +325,15 @@ def test_what_the_laptop_expects_and_finds_is_fine(host: WebHost) -> None:
     assert failed(ran) == []
 
 
+def test_a_page_of_the_hosts_own_is_told_where_it_hides_that_of_fabric_yaml(host: WebHost) -> None:
+    assert failed(compared(host, page=True)) == []
+    (host.maintenance_dir / "maint.html").write_text("<p>mine")
+    assert failed(compared(host, page=False)) == []
+    found = the(compared(host, page=True), "maintenance page")
+    assert found["level"] == "warning"
+    assert "was changed by hand" in found["message"]
+
+
 def test_another_version_than_the_laptops_is_an_error(host: WebHost) -> None:
     found = the(compared(host, version="9.9", digest="something else"), "version")
     assert (found["level"], found["remedy"]) == ("error", "fab setup")

@@ -114,6 +114,17 @@ def test_the_operators_page_and_an_open_window_stay(ground: Ground) -> None:
     assert (ground.etc / "maint.lua").read_text() == down
 
 
+def test_a_page_that_a_set_up_has_put_there_follows_fabric_yaml(ground: Ground) -> None:
+    ground.install()
+    ground.overrides["page"] = {"title": "Closed for stocktaking"}
+
+    (change,) = [one for one in ground.install()["changes"] if one["path"] == str(ground.etc / "maint.html")]
+
+    assert "+<title>Closed for stocktaking</title>" in change["diff"]
+    assert "Closed for stocktaking" in (ground.etc / "maint.html").read_text()
+    assert ground.install()["changes"] == []
+
+
 def test_an_empty_switch_which_would_answer_500_is_filled(ground: Ground) -> None:
     ground.install()
     (ground.etc / "maint.lua").write_bytes(b"")

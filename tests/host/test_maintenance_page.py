@@ -12,12 +12,14 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from hostlib.program import DONE
-from hostlib.switch import maintenance, maintscript
+from hostlib.switch import maintenance, maintpage
 
+from deploytools import preview
 from tests.support.switching import (
     files,
     is_page,
@@ -27,7 +29,8 @@ from tests.support.switching import (
     switch_up,
     token,
 )
-from tests.support.webhost import REMOTE_SCRIPTS, WebHost, wait_until
+from tests.support.values import settings
+from tests.support.webhost import WebHost, wait_until
 
 MakeHost = Callable[..., WebHost]
 SHELL = "$(touch /tmp/pwned) `id` ; & | > < * ? ~ ! # \\"
@@ -237,7 +240,7 @@ class TestThePage:
             (b"", "it is empty"),
             (b" \n", "it is empty"),
             (b"caf\xe9", "byte 3 is not UTF-8"),
-            (b"x" * (maintscript.PAGE_LIMIT + 1), "it is larger than"),
+            (b"x" * (maintpage.PAGE_LIMIT + 1), "it is larger than"),
         ],
         ids=["missing", "empty", "blank", "latin-1", "huge"],
     )
@@ -248,7 +251,7 @@ class TestThePage:
         file.unlink()
         if page is not None:
             file.write_bytes(page)
-        assert f"{file} can't be used ({why}" in str(switch_down(site)["message"])
+        assert f"{file} can't be used ({why}" in site.run("down").json["message"]
         assert "be back soon" in site.get().text
 
     def test_without_the_shipped_page_a_minimal_one_is_shown(self, own_site: WebHost) -> None:
@@ -267,7 +270,7 @@ class TestThePage:
             "äöü € 🚧  \u2028".encode(),
             b"\n" * 5000 + b".",
             b"%d %s {page} {bypass} {{}} $& \\1",
-            b"x" * maintscript.PAGE_LIMIT,
+            b"x" * maintpage.PAGE_LIMIT,
         ],
         ids=["quotes", "Lua", "control", "ASCII", "UTF-8", "newlines", "templates", "largest"],
     )
@@ -341,7 +344,7 @@ class TestThePage:
         assert site.get().text == "shortly" + 2 * "{until} {reason} \\1 %s" + "shortly{ reason }{shortly}"
 
     def test_a_page_of_nothing_but_placeholders_is_shown(self, site: WebHost) -> None:
-        count = maintscript.PAGE_LIMIT // len("{until}")
+        count = maintpage.PAGE_LIMIT // len("{until}")
         (site.maintenance_dir / "maint.html").write_text("{until}" * count)
         switch_down(site)
         assert site.get().body == b"shortly" * count
@@ -379,11 +382,34 @@ class TestThePage:
         assert html.unescape(site.get().text) == f"<p>{told or ''}</p>"
         luac(lua(site))
 
-    def test_the_shipped_page_needs_nothing_else(self) -> None:
-        page = (REMOTE_SCRIPTS / "maint.html").read_text()
-        assert not re.search(r"<script|<link|<img|https?:|url\(|@import", page)
-        assert 'lang="en"' in page
-        assert "prefers-color-scheme" in page
+    def test_its_sections_tell_a_form_from_a_visit_and_an_end_that_has_passed(self, site: WebHost) -> None:
+        (site.maintenance_dir / "maint.html").write_text(
+            "{#announced}until {end}{/announced}{#late}late{/late}{#open}open{/open}"
+            " {#sent}sent{/sent}{^sent}seen{/sent}"
+        )
+        switch_down(site)
+        assert site.get().text == "open seen"
+        assert site.request("POST", body=b"x").text == "open sent"
+        switch_down(site, until=int(time.time()) + 3600)
+        assert re.fullmatch(r'until <time datetime="[\d:TZ-]+">[\d: -]+ UTC</time> seen', site.get().text)
+        switch_down(site, until=1)
+        assert site.get().text == "late seen"
+
+    def test_a_preview_is_what_visitors_get_byte_by_byte(self, site: WebHost) -> None:
+        for ends in (0, int(time.time()) + 3600):
+            down = switch_down(site, until=ends or None)
+            since = datetime.fromisoformat(str(down["since"]).replace("Z", "+00:00")).timestamp()
+            for sent in (False, True):
+                expected = preview.page(settings(), reason=None, ends=ends, sent=sent, now=since)
+                reply = site.request("POST", body=b"x") if sent else site.get()
+                assert reply.body == expected
+
+    def test_the_shipped_page_is_small_needs_nothing_else_and_says_since_when(self, site: WebHost) -> None:
+        down = switch_down(site)
+        page = site.get().text
+        assert len(page.encode()) < 8_192
+        assert not re.search(r"<link|<img|https?://|url\(|@import|src=|[@{][#^/]", page)
+        assert f'<time datetime="{down["since"]}">' in page
 
 
 def sparse(file: Path, size: int) -> None:

@@ -26,10 +26,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_has_the_host_programs_the_sandbox_and_the_templates_and_no_litter(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
 
-    for name in ("down", "up", "swap", "migrate", "hostsetup/main.py", "maint.html", "hostlib/program.py"):
+    for name in ("down", "up", "swap", "migrate", "hostsetup/main.py", "hostlib/program.py"):
         assert f"deploytools/remote_scripts/{name}" in names
     assert "deploytools/sandbox/guestbook/v1/guestbook.py" in names
-    assert "deploytools/templates/fabric.yaml" in names
+    assert {f"deploytools/templates/{name}" for name in ("fabric.yaml", "maint.html", "maint.json")} <= names
     litter = ("__pycache__", "_cache", "tests/")
     assert not [name for name in names if any(word in name for word in litter)]
 

@@ -131,6 +131,7 @@ def another(key: Key) -> object:
         ("webserver", "url"): "http://127.0.0.1:8080/",
         ("webserver", "host_header"): "www.example.com",
         ("webserver", "document_root"): "public",
+        ("page", "color"): "#0b57d0",
         ("migrate", "adapter"): "django",
         ("migrate", "host"): "web2",
         ("migrate", "lock_timeout"): "7s",

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ class WebHost:
         shutil.copytree(
             REMOTE_SCRIPTS, self.tools, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
         )
+        (self.tools / "maint.html").write_bytes(shipped_page())
         for name in ("releases", "shared", "run", "log", "state", "migrations"):
             (self.root / name).mkdir(parents=True)
         (self.base / "spool").mkdir()
@@ -200,7 +202,7 @@ class WebHost:
                 file.unlink()
         for name in ("down", "up"):
             (self.maintenance_dir / name).symlink_to(self.tools / name)
-        shutil.copy(REMOTE_SCRIPTS / "maint.html", self.maintenance_dir / "maint.html")
+        (self.maintenance_dir / "maint.html").write_bytes(shipped_page())
 
     def write_config(self) -> None:
         (self.tools / "config.json").write_text(json.dumps(self.config))
@@ -320,6 +322,15 @@ class WebHost:
         return self.request("GET", path, headers=headers, timeout=timeout)
 
 
+@cache
+def shipped_page() -> bytes:
+    """maint.html as `fab setup` puts it there where fabric.yaml says nothing of it."""
+    from deploytools.settings import Page
+    from deploytools.setup.page import rendered
+
+    return rendered(Page())
+
+
 def read_reply(connection: http.client.HTTPConnection) -> Reply:
     """The whole answer to the request just sent; http.client raises IncompleteRead if it is cut."""
     response = connection.getresponse()
@@ -359,8 +370,8 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     """What the small application answers.
 
     /slow?0.3 takes that many seconds; /until?PATH waits for that file to appear; /headers tells the
-    request's headers; a POST is answered with the length of its body; X-Generation tells which
-    generation it is.
+    request's headers; /form has one (/form?no-store without leave to keep it); a POST is answered with the
+    length of its body; X-Generation tells which generation it is.
     """
     path = environ["REQUEST_URI"].partition("?")[0]  # lighttpd puts all of it into SCRIPT_NAME
     if path == "/slow":
@@ -371,7 +382,11 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     body = f"got {len(environ['wsgi.input'].read(length))}" if length else f"app {path}"
     if path == "/headers":
         body = json.dumps({key: value for key, value in environ.items() if key.startswith("HTTP_")})
-    start_response("200 OK", [("Content-Type", "text/plain"), ("X-Generation", sys.argv[2])])
+    headers = [("Content-Type", "text/plain"), ("X-Generation", sys.argv[2])]
+    if path == "/form":
+        headers = [("Content-Type", "text/html"), ("Cache-Control", environ["QUERY_STRING"] or "max-age=0")]
+        body = '<form method="post" action="/post"><input name="word"><button>Send</button></form>'
+    start_response("200 OK", headers)
     return [body.encode()]
 
 

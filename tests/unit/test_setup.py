@@ -73,6 +73,15 @@ def test_the_operators_page_is_never_replaced() -> None:
     assert by_path(BUNDLE, "files")["/etc/lighttpd/maint.html"]["keep"] is True
 
 
+def test_what_fabric_yaml_says_of_the_maintenance_page_is_installed_and_in_the_digest() -> None:
+    other = settings(page={"title": "Closed for stocktaking"})
+    bundle = setup.host_side(other, "deploy")
+
+    for where, name in (("programs", "maint.html"), ("files", "/etc/lighttpd/maint.html")):
+        assert '<h1 id="title">Closed for stocktaking</h1>' in text(by_path(bundle, where)[name])
+    assert setup.digest(other, "deploy") != setup.digest(settings(), "deploy")
+
+
 def test_the_switch_is_never_an_empty_file() -> None:
     # The installer puts the script there that `up` puts there: see test_install.py.
     assert by_path(BUNDLE, "files")["/etc/lighttpd/maint.lua"]["kind"] == "switch"

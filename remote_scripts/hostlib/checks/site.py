@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from hostlib.checks import services
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, judged
 from hostlib.checks.webserver import RELOAD, elsewhere, mend, proof, user
-from hostlib.program import Failure
+from hostlib.program import TOOLS, Failure
 from hostlib.swapping.managers import Managers
 from hostlib.switch import maintenance
 from hostlib.webserver import accesslog, web
@@ -196,9 +196,18 @@ def script(subject: Subject) -> Iterator[Finding]:
 
 
 def page(subject: Subject) -> Iterator[Finding]:
-    """Without the operator's page visitors see a plain one."""
+    """Without a page visitors see a plain one; the operator's own is not that of fabric.yaml."""
     file = subject.config.maintenance_dir / "maint.html"
     there = file.is_file() and file.stat().st_size > 0
+    if there and subject.expected.get("page") and _is_own(file):
+        yield Finding(
+            "maintenance page",
+            False,
+            f"{file} was changed by hand, so visitors don't see what deploy.page of fabric.yaml says",
+            f"rm {file}; then fab setup; or take `page` out of fabric.yaml",
+            WARNING,
+        )
+        return
     yield judged(
         "maintenance page",
         there,
@@ -207,6 +216,15 @@ def page(subject: Subject) -> Iterator[Finding]:
         bad=f"{file} is {'empty' if file.exists() else 'missing'}: visitors will see a plain page",
         level=WARNING,
     )
+
+
+def _is_own(file: Path) -> bool:
+    """Whether no set-up has put it there: as hostsetup.versions has it, which tells what is replaced."""
+    shipped = [*TOOLS.glob("versions/*/maint.html"), TOOLS / "maint.html"]
+    try:
+        return all(file.read_bytes() != page.read_bytes() for page in shipped if page.is_file())
+    except OSError:
+        return False  # can't be read, nor told apart
 
 
 def site(subject: Subject) -> Iterator[Finding]:

@@ -22,8 +22,8 @@ from pathlib import Path
 from hostlib.files import link_over, write_atomic, write_json
 from hostlib.locking import exclusive
 from hostlib.names import timestamp
-from hostlib.program import BUSY, FAILED, IN_MAINTENANCE, Config, Failure, Result
-from hostlib.switch import maintproof, maintscript
+from hostlib.program import BUSY, FAILED, HERE, IN_MAINTENANCE, Config, Failure, Result
+from hostlib.switch import maintpage, maintproof, maintscript
 from hostlib.switch.maintstate import (
     NOBODYS,
     State,
@@ -88,7 +88,7 @@ def down(
         window, whose = _claim(before, new, force)
         token, told = bypass_token(config) or _random(16), _random(8)
         ends = _epoch(window.until)
-        page, note = maintscript.read_page(page_file(config), drop=config.privileged)
+        page, note = maintpage.read_page(page_file(config), HERE / "maint.html", drop=config.privileged)
         script = maintscript.down_script(
             page,
             application=config.application,
@@ -97,6 +97,7 @@ def down(
             bypass=token,
             proof=told,
             liveness=config.liveness,
+            since=_epoch(window.since) or 0,
             ends=ends or 0,
         )
         group = _worker_group(config)
@@ -167,7 +168,7 @@ def _lay_ready(config: Config) -> str:
 
     It belongs to nobody's window and lets nobody through.
     """
-    page, _ = maintscript.read_page(page_file(config), drop=config.privileged)
+    page, _ = maintpage.read_page(page_file(config), HERE / "maint.html", drop=config.privileged)
     script = maintscript.down_script(page, application=config.application, liveness=config.liveness)
     try:
         _write_if_new(lua_file(config, ".up"), maintscript.UP)

@@ -7,23 +7,16 @@ and newer, with any Lua from 5.1 on.
 
 from __future__ import annotations
 
-import contextlib
-import html
-import os
 import re
-import stat
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from hostlib.program import HERE
+from hostlib.switch import maintpage
 
 MARKER = "X-Maintenance-Mode"
 BYPASS, BYPASS_COOKIE = "X-Maintenance-Bypass", "maintenance_bypass"
 PROOF = "X-Maintenance-Proof"
 RETRY_AFTER = 120  # seconds, where no end was announced or it has passed
-PAGE_LIMIT = 1 << 20  # bytes; every worker keeps the page in memory
-NOBODY = 65534  # the account and the group that own nothing
 
 UP = """\
 -- The site is up, so this is but a comment. `down` puts maint.lua.down in place of maint.lua.
@@ -80,18 +73,10 @@ response["{marker}"] = "1"
 response["Retry-After"] = tostring(left > 0 and left or {retry_after})
 response["Cache-Control"] = "no-store"
 response["Content-Type"] = "text/html; charset=utf-8"
--- The page in pieces; between them goes when it ends.
-local page = {{{page}}}
-lighty.r.resp_body.set(table.concat(page, left > 0 and {at} or "shortly"))
+local method = lighty.r.req_attr["request.method"]
+local soon, sent = left > 0, method ~= "GET" and method ~= "HEAD"
+lighty.r.resp_body.set(table.concat({{{page}}}))
 return 503
-"""
-
-MINIMAL_PAGE = b"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Down for maintenance</title>
-<h1>Down for maintenance</h1>
-<p>We will be back shortly. Please try again in a few minutes.</p>
-</html>
 """
 
 
@@ -104,16 +89,17 @@ def down_script(
     bypass: str = "",
     proof: str = "",
     liveness: Sequence[str] = (),
+    since: int = 0,
     ends: int = 0,
 ) -> str:
     """The script that answers every request with `page` and 503.
 
-    {reason} and {until} in the page are replaced. `ends` is seconds since the epoch (0: not announced).
-    To those who ask for proof it tells `application` and `proof`, which no two scripts
-    share. Without `bypass` nobody gets through; without `window` it is the script of nobody's window, to
-    be put in place by hand.
+    What the page's placeholders become, `maintpage` says; `since` and `ends` are seconds since the epoch,
+    0 where that isn't known. To those who ask for proof it tells `application` and `proof`, which no two
+    scripts share. Without `bypass` nobody gets through; without `window` it is the script of nobody's
+    window, to be put in place by hand.
     """
-    why = html.escape(reason or "").encode()
+    parts = maintpage.pieces(page, reason=reason, since=since, ends=ends, now=time.time())
     return _DOWN.format(
         first_line=_FIRST_LINE,
         window=window or "-",
@@ -126,9 +112,13 @@ def down_script(
         proof_header=PROOF,
         marker=MARKER,
         retry_after=RETRY_AFTER,
-        page=", ".join(lua_string(part.replace(b"{reason}", why)) for part in page.split(b"{until}")),
-        at=lua_string(_moment(ends).encode() if ends else b""),
+        page=", ".join(_lua_piece(part) for part in parts),
     )
+
+
+def _lua_piece(part: maintpage.Piece) -> str:
+    text = lua_string(part.text)
+    return f"{part.when} and {text} or {lua_string(part.other)}" if part.when else text
 
 
 def lua_string(data: bytes) -> str:
@@ -167,70 +157,3 @@ def proof_of(script: str) -> str:
     """What a down script tells to those who ask for proof; "" for one that was written by hand."""
     found = re.search(r'^local proof = "([\w -]*)"$', script, re.MULTILINE)
     return found[1] if found else ""
-
-
-# -- the page --------------------------------------------------------------------------------------
-
-
-def read_page(file: Path, *, drop: bool) -> tuple[bytes, str]:
-    """The page to show, and a sentence about it where it is not the one in `file` ("" otherwise).
-
-    With `drop` it is read with nobody's rights: what a link leads to must not be shown to visitors because
-    root may read it.
-    """
-    page, note = MINIMAL_PAGE, ""
-    for candidate in (file, HERE / "maint.html"):
-        try:
-            with _as_nobody() if drop else contextlib.nullcontext():
-                page = _usable(candidate)
-            break
-        except (OSError, ValueError) as error:
-            note = note or f"{file} can't be used ({_why(error)}), so visitors see the built-in page"
-    return page, note
-
-
-def _usable(file: Path) -> bytes:
-    """What is in a page file. Raises OSError or ValueError where it isn't fit to be shown to everybody."""
-    # A FIFO would keep us waiting for a writer.
-    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise ValueError("it is no regular file")
-        page = opened.read(PAGE_LIMIT + 1)
-    if len(page) > PAGE_LIMIT:
-        raise ValueError(f"it is larger than {PAGE_LIMIT} bytes")
-    if not page.strip():
-        raise ValueError("it is empty")
-    page.decode()
-    return page
-
-
-@contextlib.contextmanager
-def _as_nobody() -> Iterator[None]:
-    if os.geteuid() != 0:
-        yield
-        return
-    groups, group = os.getgroups(), os.getegid()
-    os.setgroups([])
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-        os.setgroups(groups)
-
-
-def _why(error: OSError | ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8"
-    return str(error.strerror if isinstance(error, OSError) else error)
-
-
-def _moment(ends: int) -> str:
-    """`ends`, in seconds since the epoch, as the page tells it."""
-    local = time.localtime(ends)
-    today = time.localtime()[:3] == local[:3]
-    shown = time.strftime("%H:%M %Z" if today else f"%H:%M %Z on {local.tm_mday} %B", local)
-    machine = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends))
-    return f'at about <time datetime="{machine}">{html.escape(shown)}</time>'
