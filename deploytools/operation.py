@@ -7,12 +7,10 @@ are asked before is in `survey`, what an end means in `conclusion`.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import secrets
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from deploytools import commands, journal, probe, saga, survey
+from deploytools import commands, journal, notification, probe, saga, survey
 from deploytools.conclusion import conclude, standing
 from deploytools.engine import Engine, JournalLost, Stop, run
 from deploytools.errors import (
@@ -39,14 +37,11 @@ from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
 from deploytools.releasing.packing import Parcel
 from deploytools.remote import Remote, connector
-from deploytools.report.runs import described
 from deploytools.reporter import Reporter
-from deploytools.saga import Verdict
+from deploytools.saga import Progress, Verdict
 from deploytools.settings import Host, Settings
 from deploytools.survey import Status
 
-# How long hooks.notify may take, in seconds.
-NOTIFY = 30.0
 # Among how many past runs windows are looked for, to tell how long this one may take.
 LATELY = 50
 
@@ -284,10 +279,9 @@ def _run(
             raise kind(
                 error.what, where=error.where, state=standing(plan, progress), next="fab deploy --resume"
             ) from error
-    if progress.verdict is not None:
-        _notify(settings, log.records, reporter)
-    if not (aborting and progress.verdict is Verdict.REVERTED):
-        conclude(plan, progress, log.records)
+    with _notified(settings, progress, log.records, reporter):
+        if not (aborting and progress.verdict is Verdict.REVERTED):
+            conclude(plan, progress, log.records)
     return Finished(plan, log.records)
 
 
@@ -323,24 +317,22 @@ def _without(plan: Plan, exclude: Sequence[str], fleet: Fleet) -> Plan:
     return replace(plan, targets=targets)
 
 
-def _notify(settings: Settings, records: Sequence[Record], reporter: Reporter) -> None:
-    """Tell hooks.notify how the run ended. What becomes of that changes nothing about the run."""
-    if settings.hooks.notify is None:
-        return
+@contextmanager
+def _notified(
+    settings: Settings, progress: Progress, records: Sequence[Record], reporter: Reporter
+) -> Iterator[None]:
+    """Tell hooks.notify how the run ended, after the body. What becomes of that changes nothing about it."""
+    ended: DeployError | None = None
     try:
-        told = subprocess.run(
-            ["sh", "-c", settings.hooks.notify],
-            input=json.dumps(described(records)),
-            capture_output=True,
-            text=True,
-            timeout=NOTIFY,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        reporter.note(f"hooks.notify took longer than {NOTIFY:.0f} s and was ended")
-        return
-    if told.returncode != 0:
-        reporter.note(f"hooks.notify ended with exit code {told.returncode}: {told.stderr.strip()[-500:]}")
+        yield
+    except DeployError as error:
+        ended = error
+        raise
+    finally:
+        if settings.hooks.notify is not None and progress.verdict is not None:
+            about = notification.message(records, reporter.visitors(), ended)
+            if wrong := notification.tell(settings.hooks.notify, about):
+                reporter.note(wrong)
 
 
 @contextmanager

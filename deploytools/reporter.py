@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from deploytools.commands import Answer
 from deploytools.journal import Record
 from deploytools.plan import Plan, Step
-from deploytools.probe import Sample
+from deploytools.probe import Sample, Seen
 
 
 class Reporter:
@@ -36,6 +36,10 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Anything else worth knowing."""
+
+    def visitors(self) -> Seen | None:
+        """What visitors saw of the run, as far as a probe told; None where it told nothing."""
+        return None
 
     def sample(self, sample: Sample) -> None:
         """What a visitor got."""

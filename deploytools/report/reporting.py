@@ -13,7 +13,7 @@ from deploytools.commands import Answer
 from deploytools.errors import DeployError
 from deploytools.journal import Estimate, Record
 from deploytools.plan import Plan, Step
-from deploytools.probe import Sample, seen
+from deploytools.probe import Sample, Seen, seen
 from deploytools.report.events import EventsReporter, Recorder
 from deploytools.report.plain import PlainReporter, to_stderr
 from deploytools.report.runs import described, summary
@@ -53,7 +53,7 @@ class Reporting(Reporter):
     ) -> None:
         if not self._kept.records or (error is not None and not isinstance(error, DeployError)):
             return
-        visitors = seen(self._kept.samples)
+        visitors = self.visitors()
         run = described(self._kept.records, visitors)
         if isinstance(error, DeployError):
             error.run = run
@@ -61,6 +61,9 @@ class Reporting(Reporter):
             print(summary(self._kept.records, visitors, error.next if error else None))
         elif error is None:
             print(json_.dumps({"ok": True, "exit_code": 0, "run": run}))
+
+    def visitors(self) -> Seen | None:
+        return seen(self._kept.samples)
 
     def begin(self, plan: Plan, records: Sequence[Record]) -> None:
         for each in self._all:

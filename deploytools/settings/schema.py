@@ -301,7 +301,7 @@ class Hooks:
     """Runs before the migration, on the host where it runs, and prints the path of what it wrote; see
     "Backups". A failure ends the window before the database is touched."""
     notify: Script | None = None
-    """Runs on this computer to tell others of a run."""
+    """Runs on this computer when a run has ended, to tell others of it; gets it as JSON on standard input."""
 
 
 @dataclass(frozen=True, kw_only=True, config=REFUSE_UNKNOWN)

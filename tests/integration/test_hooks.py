@@ -63,6 +63,8 @@ def test_they_run_in_their_turn_and_the_backup_is_in_the_journal(deployed: Site)
     run = told(deployed)
     assert (run["verdict"], run["operation"], run["application"]) == ("done", "deploy", "guestbook")
     assert run["downtime_seconds"] > 0
+    assert (run["exit_code"], run["error"]) == (0, None)
+    assert run["text"].startswith("deploy of guestbook: done")
     (backup,) = outcomes(deployed, run["run_id"], "backup")
     (kept,) = backup["value"]["backups"]
     file = Path(kept["path"])
@@ -87,7 +89,9 @@ def test_a_backup_that_is_no_good_ends_the_window_before_the_database_is_touched
     assert "hooks.backup" in said
     assert notes(deployed) == ["quiesce", "backup", "resume", "notify"], "workers run again"
     run = told(deployed)
-    assert run["verdict"] == "reverted"
+    assert (run["verdict"], run["exit_code"]) == ("reverted", 3)
+    assert "sandbox: backup: " in " ".join(run["error"]["details"])
+    assert run["error"]["next"] in run["text"]
     assert outcomes(deployed, run["run_id"], "migrate") == []
     assert deployed.get()[1]["x-schema"] == "0002"
 
