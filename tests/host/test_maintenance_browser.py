@@ -118,6 +118,20 @@ class TestComingBack:
         assert 4 <= first <= 6
         assert len(ann.asked) - first <= 7
 
+    def test_a_page_that_was_loaded_anew_and_is_this_one_again_takes_its_time(
+        self, browser: Browser, site: WebHost
+    ) -> None:
+        switch_down(site)
+        with tab(browser) as page:
+            page.add_init_script(
+                "Math.random = () => 0.5; window.delays = []; const later = setTimeout;"
+                " window.setTimeout = (what, delay) => { delays.push(delay); return later(what, delay) }"
+            )
+            page.goto(f"http://127.0.0.1:{site.port}/")
+            assert page.evaluate("delays") == [5_000]
+            page.reload()
+            assert page.evaluate("delays") == [20_000]
+
     def test_a_site_that_is_up_but_broken_is_not_loaded(
         self, visitor: Callable[..., Visitor], site: WebHost
     ) -> None:
@@ -151,18 +165,24 @@ class TestComingBack:
     ) -> None:
         switch_down(site)
         ann = visitor()
-        ann.goes_to()
         # A browser without a window shows every tab.
-        turn = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
-        turn += " document.dispatchEvent(new Event('visibilitychange')) }"
-        ann.page.evaluate(turn, True)
-        switch_up(site)
-        ann.waits(300)
+        turn = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+        turn += " document.dispatchEvent(new Event('visibilitychange'))"
+        ann.page.add_init_script(turn % "true")
+        ann.goes_to()
+        ann.waits(120)
         assert ann.asked == ["GET /"]
-        ann.page.evaluate(turn, False)
+        ann.page.evaluate(turn % "false")
         ann.waits(2)
+        assert ann.asked == ["GET /", "HEAD /"]
+        ann.page.evaluate(turn % "true")
+        switch_up(site)
+        ann.waits(120)
+        assert ann.asked == ["GET /", "HEAD /"]
+        ann.page.evaluate(turn % "false")
+        ann.waits(6)
         ann.page.wait_for_selector("text=app /")
-        assert ann.asked == ["GET /", "HEAD /", "GET /"]
+        assert ann.asked == ["GET /", "HEAD /", "HEAD /", "GET /"]
 
 
 class TestAForm:

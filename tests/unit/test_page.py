@@ -13,6 +13,7 @@ from deploytools.errors import UsageError
 from deploytools.settings import Page
 from deploytools.setup.page import rendered
 from tests.support.deploy_section import problems, read, with_
+from tests.support.fabproject import DEPLOY, ONCE, Project
 from tests.support.values import settings
 
 NOON = 1_775_044_800  # 2026-04-01T12:00:00Z
@@ -130,6 +131,18 @@ def test_a_preview_is_opened_or_says_where_the_page_is(monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="no browser") as refused:
         preview.show(b"<p>", "guestbook")
     assert "--output" in str(refused.value.next)
+
+
+def test_fab_previews_without_asking_a_host(tmp_path: Path) -> None:
+    project = Project(tmp_path, ONCE + DEPLOY + "  page: {title: Closed for stocktaking}\n")
+    (tmp_path / "fabfile.py").write_text("from deploytools.tasks import ns\n")
+
+    done = project.fab("maint-preview", "--until", "+10m", "--output", "page.html")
+
+    assert (done.returncode, done.stdout) == (0, "wrote page.html\n"), done.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert '<h1 id="title">Closed for stocktaking</h1>' in page
+    assert '<span id="end"><time' in page
 
 
 def test_a_preview_that_can_not_be_written_is_told(tmp_path: Path) -> None:
