@@ -1,4 +1,4 @@
-"""The hooks of howto/notify.md, as they stand there, tell a real web server and a real (small) mail server."""
+"""The hooks of howto/notify.md, as they stand there, tell a real web server and a (small) mail server."""
 
 from __future__ import annotations
 
