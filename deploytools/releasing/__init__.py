@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,9 +23,6 @@ from deploytools.releasing.source import Source, resolve
 from deploytools.settings import Settings
 
 __all__ = ["Export", "Parcel", "Source", "exported", "packed"]
-
-# What keeps an otherwise empty directory in git; as hostlib.releasing.shared has them.
-PLACEHOLDERS = {".gitignore", ".gitkeep", ".keep"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +55,11 @@ def exported(settings: Settings, ref: str | None, now: datetime) -> Iterator[Exp
     with _disk_troubles(), tempfile.TemporaryDirectory(prefix="deploytools-") as directory:
         tree = Path(directory, "tree")
         tree.mkdir(mode=0o755)
-        patches = read_patches(source, settings.source.patches)
-        export(source, tree, rules(settings), whole=settings.source.build is not None)
+        patches = read_patches(source, settings.source.patches, settings.project)
+        known = export(source, tree, rules(settings), whole=settings.source.build is not None)
         moved = apply_patches(tree, patches)
         selected = _selected(tree, settings)
-        told = (*_not_committed(source), *moved, *_about(tree, selected))
+        told = (*_not_committed(source), *shortened(known), *moved, *_about(tree, selected))
         yield Export(source, tree, patches, told)
 
 
@@ -124,22 +120,12 @@ def _not_committed(source: Source) -> list[str]:
 
 
 def _about(tree: Path, selected: Selected) -> list[str]:
-    kept = [
-        f"kept on the hosts (`shared`), so not shipped: {name}"
-        for name, reason in selected.left_out
-        if reason == "shared" and _has_content(tree / name)
-    ]
+    kept = selection.kept(tree, [name for name, reason in selected.left_out if reason == "shared"])
     looks = "looks like a secret, and is shipped (a place for it is `shared`, or source.exclude)"
     return [
         *shortened(kept),
         *shortened([f"{looks}: {name!r}" for name in selection.secrets(tree, selected)]),
     ]
-
-
-def _has_content(path: Path) -> bool:
-    if path.is_symlink() or not path.is_dir():
-        return True
-    return any(entry.name not in PLACEHOLDERS for entry in os.scandir(path))
 
 
 def _remove(path: Path) -> None:

@@ -44,7 +44,7 @@ def run(command: str, source: Source, tree: Path, log: Path, say: Callable[[str]
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 umask=UMASK,
-                env=git.environment(**variables(source, tree)),
+                env={**git.clean(), **variables(source, tree)},
             )
         finally:
             os.close(output)
@@ -65,7 +65,7 @@ def run(command: str, source: Source, tree: Path, log: Path, say: Callable[[str]
             f"the build command ended with {ended}",
             where="deploy.source.build",
             state=UNTOUCHED,
-            next=f"all that it printed is in {log}",
+            next=f"less {log}",
             details=log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:],
         )
 

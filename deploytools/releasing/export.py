@@ -11,12 +11,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from deploytools.errors import OperationFailed, UsageError
 from deploytools.releasing import git
 from deploytools.releasing.git import GitFailed
-from deploytools.releasing.selection import FILE, PROGRAM, Rules, Selected, shortened
+from deploytools.releasing.selection import FILE, PROGRAM, Rules, Selected, kept, shortened
 from deploytools.releasing.source import AS_IT_IS, Source
 
 UNTOUCHED = "no host was touched"
@@ -27,8 +28,10 @@ SAME = ("-c", "core.autocrlf=false", "-c", "core.eol=lf", "-c", "core.attributes
 POINTER, LARGEST_POINTER = b"version https://git-lfs.github.com/spec/v1\n", 1024
 
 
-def export(source: Source, tree: Path, rules: Rules, *, whole: bool) -> None:
+def export(source: Source, tree: Path, rules: Rules, *, whole: bool) -> list[str]:
     """Copy the source into the empty directory `tree`, each submodule at the commit that is recorded for it.
+
+    Returns what an operator should know of that, a line each.
 
     Args:
         whole: whether a plain directory is copied with what isn't shipped, because a build may need it.
@@ -36,10 +39,11 @@ def export(source: Source, tree: Path, rules: Rules, *, whole: bool) -> None:
     Raises UsageError where a submodule can't be had here, OperationFailed where git or tar fails, OSError.
     """
     if source.commit is None:
-        _copy(source.path, tree, rules, whole=whole)
-    else:
-        _archive_below(source.path, source.commit, tree)
-        _submodules(source.path, source.commit, tree, rules)
+        passed: list[str] = []
+        _copy(source.path, tree, rules, passed, whole=whole)
+        return kept(source.path, passed)
+    _archive_below(source.path, source.commit, tree)
+    return list(_submodules(source.path, source.commit, tree, rules))
 
 
 def refuse_pointers(tree: Path, selected: Selected) -> None:
@@ -117,8 +121,8 @@ def _archive(path: Path, commit: str, tree: Path, below: str = ".") -> None:
         )
 
 
-def _submodules(path: Path, commit: str, tree: Path, rules: Rules, prefix: str = "") -> None:
-    """git archive leaves an empty directory for each."""
+def _submodules(path: Path, commit: str, tree: Path, rules: Rules, prefix: str = "") -> Iterator[str]:
+    """Export what git archive leaves an empty directory for; yield what it is."""
     for entry in git.ask(path, "ls-tree", "-r", "-z", commit, "--", ".").split(b"\0"):
         if not entry.startswith(b"160000 "):
             continue
@@ -139,21 +143,29 @@ def _submodules(path: Path, commit: str, tree: Path, rules: Rules, prefix: str =
                 details=str(error).splitlines(),
             ) from error
         _archive(place, recorded, tree / name)
-        _submodules(place, recorded, tree / name, rules, f"{prefix}{name}/")
+        yield f"submodule {prefix}{name}: shipped at {recorded[:8]}, the commit recorded for it"
+        yield from _submodules(place, recorded, tree / name, rules, f"{prefix}{name}/")
 
 
-def _copy(directory: Path, tree: Path, rules: Rules, *, whole: bool, prefix: str = "") -> None:
-    """Everything but .git, links as links, with times and the right to execute."""
+def _copy(
+    directory: Path, tree: Path, rules: Rules, passed: list[str], *, whole: bool, prefix: str = ""
+) -> None:
+    """Everything but .git, links as links, with times and the right to execute.
+
+    What is shared and not copied goes to `passed`.
+    """
     for entry in os.scandir(directory):
         name, target = prefix + entry.name, tree / entry.name
         reason = rules.reason(name, directory=entry.is_dir(follow_symlinks=False))
         if reason == "git" or (reason and not whole):
+            if reason == "shared":
+                passed.append(name)
             continue
         if entry.is_symlink():
             target.symlink_to(os.readlink(entry.path))
         elif entry.is_dir():
             target.mkdir()
-            _copy(Path(entry.path), target, rules, whole=whole, prefix=f"{name}/")
+            _copy(Path(entry.path), target, rules, passed, whole=whole, prefix=f"{name}/")
         elif entry.is_file():
             shutil.copyfile(entry.path, target)
             about = entry.stat()

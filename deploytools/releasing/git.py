@@ -37,10 +37,14 @@ def argv(path: Path, *arguments: str) -> list[str]:
     return ["git", "-C", str(path), "-c", "core.quotePath=false", *arguments]
 
 
+def clean() -> dict[str, str]:
+    """Our environment without what leads git elsewhere."""
+    return {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+
+
 def environment(**more: str) -> Mapping[str, str]:
-    """Our environment without what leads git elsewhere, in English, with `more`."""
-    clean = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
-    return {**clean, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", **more}
+    """What git itself gets: the clean environment, in English, with `more`."""
+    return {**clean(), "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", **more}
 
 
 def ask(path: Path, *arguments: str) -> bytes:

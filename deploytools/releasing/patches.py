@@ -37,7 +37,7 @@ class Patch:
     """A patch as it is applied.
 
     Args:
-        name: its path as a person finds it again: in the repository where it comes from the commit.
+        name: its path in the repository that is shipped from, or else in the project where it lies there.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Patch:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def read(source: Source, paths: Sequence[Path]) -> tuple[Patch, ...]:
+def read(source: Source, paths: Sequence[Path], project: Path) -> tuple[Patch, ...]:
     """The patches: of the commit that is shipped where they lie in its repository, otherwise of the disk.
 
     Raises UsageError where one is missing, or isn't committed.
     """
-    return tuple(_read(source, path, number) for number, path in enumerate(paths))
+    return tuple(_read(source, path, number, project) for number, path in enumerate(paths))
 
 
 def apply(tree: Path, patches: Sequence[Patch]) -> list[str]:
@@ -71,12 +71,13 @@ def apply(tree: Path, patches: Sequence[Patch]) -> list[str]:
     return moved
 
 
-def _read(source: Source, path: Path, number: int) -> Patch:
+def _read(source: Source, path: Path, number: int, project: Path) -> Patch:
     where = f"deploy.source.patches[{number}]: {path}"
     name = _in_repository(source, path)
     try:
         if name is None:
-            return Patch(str(path), path.read_bytes())
+            own = path.relative_to(project) if path.is_relative_to(project) else path
+            return Patch(str(own), path.read_bytes())
         return Patch(name, git.ask(source.path, "cat-file", "blob", f"{source.commit}:{name}"))
     except OSError as error:
         raise UsageError(
@@ -87,7 +88,7 @@ def _read(source: Source, path: Path, number: int) -> Patch:
             f"the patch {name} is not in {source.ref}, which is to be shipped",
             where=where,
             state="nothing was changed",
-            next=f"git add {name}, then git commit",
+            next="commit it; or, for a ref from before it, take it out of deploy.source.patches",
         ) from error
 
 

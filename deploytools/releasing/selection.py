@@ -17,6 +17,8 @@ from deploytools.settings import Settings
 
 # At the top of a release these are ours (deploytools.releasing.contents, hostlib.releasing.listing).
 RESERVED = ".deploytools."
+# What keeps an otherwise empty directory in git; as hostlib.releasing.shared has them.
+PLACEHOLDERS = {".gitignore", ".gitkeep", ".keep"}
 FILE, PROGRAM, LINK, DIRECTORY = "file", "program", "link", "directory"
 # Names of files that are secret as a rule, and of those that only look like them.
 SECRET = (
@@ -118,6 +120,13 @@ def secrets(tree: Path, selected: Selected) -> list[str]:
     return found
 
 
+def kept(place: Path, names: Sequence[str]) -> list[str]:
+    """Given paths below `place` that are shared, say which have something that isn't shipped therefore."""
+    return [
+        f"kept on the hosts (`shared`), so not shipped: {name}" for name in names if _content(place / name)
+    ]
+
+
 def shortened(lines: Sequence[str], most: int = 10) -> list[str]:
     """The first of many lines, and how many more there are."""
     more = len(lines) - most
@@ -157,6 +166,12 @@ def _in_the_way(items: Sequence[Item], shared: Sequence[str]) -> Iterator[str]:
         for parent in map(str, PurePosixPath(path).parents):
             if kinds.get(parent, DIRECTORY) != DIRECTORY:
                 yield f"{parent!r}: it is a {kinds[parent]}, but `shared` has {path}"
+
+
+def _content(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return True
+    return any(entry.name not in PLACEHOLDERS for entry in os.scandir(path))
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

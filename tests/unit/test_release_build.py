@@ -76,14 +76,15 @@ def test_the_same_commit_is_built_with_the_same_time_and_umask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_DIR", "/elsewhere")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     before = os.umask(0o077)
     try:
-        said = run(tmp_path, 'echo "$SOURCE_DATE_EPOCH $DEPLOYTOOLS_COMMIT ${GIT_DIR-none}"; umask')
+        said = run(tmp_path, 'echo "$SOURCE_DATE_EPOCH $DEPLOYTOOLS_COMMIT ${GIT_DIR-none} $LC_ALL"; umask')
     finally:
         os.umask(before)
 
     assert said == [
-        f"{int(datetime(2026, 5, 1, 20, 30, 15, tzinfo=timezone.utc).timestamp())} c0ffee none",
+        f"{int(datetime(2026, 5, 1, 20, 30, 15, tzinfo=timezone.utc).timestamp())} c0ffee none C.UTF-8",
         "0022",
     ]
 

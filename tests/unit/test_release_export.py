@@ -36,7 +36,7 @@ def exported(path: Path, rules: Rules = ALL, *, ref: str | None = "HEAD", whole:
     config = settings(source={"path": str(path), "ref": ref})
     tree = path.parent / f"tree{len(os.listdir(path.parent))}"
     tree.mkdir()
-    export(resolve(config, None, NOW), tree, rules, whole=whole)
+    assert export(resolve(config, None, NOW), tree, rules, whole=whole) == []
     return tree
 
 
@@ -106,9 +106,15 @@ def test_submodules_are_exported_at_the_commit_that_is_recorded(place: Path, tmp
     git(place, "submodule", "--quiet", "update", "--init", "--recursive")
     commit(place, "with a library")
     commit(place / "my lib", "somebody is at work here", code="2")
+    tree = tmp_path / "tree"
+    tree.mkdir()
 
-    tree = exported(place)
+    told = export(resolve(settings(source={"path": str(place)}), None, NOW), tree, ALL, whole=False)
 
+    assert told == [
+        f"submodule {name}: shipped at {git(where, 'rev-parse', 'HEAD')[:8]}, the commit recorded for it"
+        for name, where in (("my lib", library), ("my lib/inner", inner))
+    ]
     assert (tree / "my lib" / "code").read_text() == "1"
     assert (tree / "my lib" / "inner" / "deep").read_text() == "deep"
     assert not [name for name in found(tree) if name.endswith("/.git")]

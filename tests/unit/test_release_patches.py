@@ -186,22 +186,22 @@ def test_a_patch_of_the_repository_is_taken_from_the_commit_that_is_shipped(tmp_
     (tmp_path / "own.diff").write_text("from elsewhere")
     source = resolve(settings(source={"path": str(place / "app")}), None, NOW)
 
-    committed, own = patches.read(source, [place / "patches" / "fix.diff", tmp_path / "own.diff"])
+    committed, own = patches.read(source, [place / "patches" / "fix.diff", tmp_path / "own.diff"], tmp_path)
 
     assert (committed.name, committed.content) == ("patches/fix.diff", b"as committed")
-    assert (own.name, own.content) == (str(tmp_path / "own.diff"), b"from elsewhere")
+    assert (own.name, own.content) == ("own.diff", b"from elsewhere")
     with pytest.raises(UsageError, match="is not in main") as caught:
-        patches.read(source, [place / "patches" / "new.diff"])
-    assert "git commit" in (caught.value.next or "")
+        patches.read(source, [place / "patches" / "new.diff"], tmp_path)
+    assert "commit it" in (caught.value.next or "")
     commit(place, "a newer one")
-    assert patches.read(source, [place / "patches" / "fix.diff"])[0].content == b"as committed"
+    assert patches.read(source, [place / "patches" / "fix.diff"], tmp_path)[0].content == b"as committed"
 
 
 def test_a_patch_for_a_plain_directory_is_read_from_the_disk(tmp_path: Path) -> None:
     (tmp_path / "fix.diff").write_text("x")
     source = resolve(settings(source={"path": str(tmp_path), "ref": None}), None, NOW)
 
-    assert patches.read(source, [tmp_path / "fix.diff"])[0].content == b"x"
+    assert patches.read(source, [tmp_path / "fix.diff"], tmp_path)[0].content == b"x"
     with pytest.raises(UsageError, match="can't be read: No such file") as caught:
-        patches.read(source, [tmp_path / "fix.diff", tmp_path / "gone.diff"])
+        patches.read(source, [tmp_path / "fix.diff", tmp_path / "gone.diff"], tmp_path)
     assert caught.value.where == f"deploy.source.patches[1]: {tmp_path / 'gone.diff'}"
