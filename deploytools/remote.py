@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fabric import Config, Connection
 from paramiko import Channel, ChannelException, SSHException, Transport
 
-from deploytools.errors import OperationFailed, Unreachable, UsageError
+from deploytools.errors import DeployError, OperationFailed, Unreachable, UsageError
 from deploytools.ssh import channel as channels
 from deploytools.ssh import login, options
 from deploytools.ssh.options import SshOptions
@@ -238,8 +238,13 @@ class Remote:
                 said = b""
                 if dialog is not None:
                     talk = channels.Talk(channel, command.timeout, again)
-                    with contextlib.suppress(channels.Ended):
+                    try:
                         dialog(talk)
+                    except channels.Ended:
+                        pass  # what it has to say of that comes next
+                    except DeployError:
+                        channel.close()  # which it takes for the end of the link
+                        raise
                     channel.settimeout(None)
                     said = bytes(talk.said)
                     again()

@@ -38,10 +38,14 @@ def entries(tree: Path, items: Iterable[Item]) -> tuple[Entry, ...]:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, as hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
+    digest, descriptor = hashlib.sha256(), os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # A block as large as most files are: one that is larger than needed costs more than to read them.
+        size = max(1, min(os.fstat(descriptor).st_size, BLOCK))
+        while block := os.read(descriptor, size):
             digest.update(block)
+    finally:
+        os.close(descriptor)
     return digest.hexdigest()
 
 

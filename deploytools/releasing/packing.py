@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from deploytools.errors import OperationFailed
 from deploytools.releasing.contents import Entry
 from deploytools.releasing.selection import LINK, PROGRAM
 
@@ -87,7 +88,7 @@ class Frames:
         self._pieces = _pieces(wanted)
         self._made: list[tuple[int, int, int]] = []  # where, how long, how much content up to its end
         self._spool: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  closed with the object
-        self._end, self._whole = 0, False
+        self._trouble: OSError | None = None
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
@@ -106,16 +107,27 @@ class Frames:
             return os.pread(self._spool.fileno(), length, where), sent
 
     def _make(self) -> bool:
-        piece = None if self._whole else next(self._pieces, None)
-        if piece is None:
-            self._whole = True
-            return False
-        made = frame(piece)
-        where = self._made[-1][0] + self._made[-1][1] if self._made else 0
+        """Make one more frame; False where there is none. Raises OperationFailed, once and ever after."""
+        if self._trouble is None:
+            try:
+                piece = next(self._pieces, None)
+                if piece is not None:
+                    self._keep(frame(piece), len(piece))
+            except OSError as error:
+                self._trouble = error
+            else:
+                return piece is not None
+        raise OperationFailed(
+            f"the release can't be read on this computer: {self._trouble.strerror}",
+            where=str(self._trouble.filename or tempfile.gettempdir()),
+            next=f"df -h {tempfile.gettempdir()} (TMPDIR names another place)",
+        )
+
+    def _keep(self, made: bytes, size: int) -> None:
+        where, length, sent = self._made[-1] if self._made else (0, 0, 0)
         self._spool.write(made)
         self._spool.flush()
-        self._made.append((where, len(made), (self._made[-1][2] if self._made else 0) + len(piece)))
-        return True
+        self._made.append((where + length, len(made), sent + size))
 
 
 def pack(tree: Path, content: Iterable[Entry], committed_at: str | None) -> Parcel:

@@ -342,7 +342,7 @@ class TestAFullDisk:
 
             content = {"large": os.urandom(3_000_000)}
             ran, _ = ship(host, "r1", parcel(host, "r1", content), meanwhile=meanwhile)
-            assert (ran.code, incoming(host), arrived(host)) == (3, set(), set())
+            assert (ran.code, incoming(host), on_disk(host)) == (3, set(), {"log"})
             assert "full" in ran.error["what"]
             assert "nothing was changed" in ran.error["state"]
 

@@ -7,7 +7,8 @@ Three ways, each in its turn in every round, so that a busy machine is busy for 
 - `rsync -a` of the tree over ssh alone, to all hosts at the same time;
 - the transfer alone: the same over our connection, in a process of its own that reads the tree, connects, and
   has every host take in the release, checked by digest and flushed to its disk; rsync does neither;
-- the whole `fab deploy`: export from git, description, all checks, the transfer, a hot swap host by host.
+- the whole `fab deploy`: export from git, description, all checks, the transfer, a hot swap host by host; and
+  its step alone that sends the release, where tree and connection are ready.
 
 Half of the directories have words in them, half noise, as pictures are. Told are medians, the median of each
 round's ratio to rsync, and what went over the hosts' network cards in both directions, per host. It prints a
@@ -34,9 +35,9 @@ from tests.fleet.hosts import Host
 
 FILES, SIZE = 10_000, 10_240
 RELEASES = "/srv/guestbook/releases"
-# How many of the transfer's own releases stay on a host, as after so many deploys.
-KEPT = 4
 WAYS = ("rsync", "transfer", "deploy")
+TOLD = (*WAYS, "its step")
+TOOLS = "/usr/local/lib/deploytools/guestbook"
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,19 @@ class Measurement:
         self.ways: dict[str, Callable[[], None]] = {
             "rsync": self.rsync,
             "transfer": self.transfer,
-            "deploy": lambda: self.deploy("--yes"),
+            "deploy": self.deploy,
         }
 
     def first(self) -> dict[str, Took]:
-        """Every way for the first time; for the deploy that is in a window, as nobody is served yet."""
-        self.ways["deploy"] = lambda: self.deploy("--with-downtime", "--yes")
+        """Every way for the first time; the deploy has a window then, as nobody is served yet."""
         took = {way: self.turn(way) for way in ("rsync", "transfer")}
         self.fleet.in_parallel(lambda host: host.run(f"rm -rf {RELEASES}/* {RELEASES}/.incoming"))
         took["deploy"] = self.turn("deploy")
-        self.ways["deploy"] = lambda: self.deploy("--yes")
-        return took
+        return {**took, "its step": self.step(took["deploy"])}
 
     def again(self, count: int) -> dict[str, list[Took]]:
         """Every way with one file changed, `count` times after one that doesn't count."""
-        took: dict[str, list[Took]] = {way: [] for way in WAYS}
+        took: dict[str, list[Took]] = {way: [] for way in TOLD}
         for number in range(count + 1):
             change(self.tree, self.number)
             sample.commit(self.fleet, f"Change {self.number}")
@@ -101,8 +100,9 @@ class Measurement:
                 once = self.turn(way)
                 if number:
                     took[way].append(once)
-            self.fleet.in_parallel(self.prune)
-            told = " ".join(f"{way} {took[way][-1].seconds:.2f}" for way in WAYS if took[way])
+                if number and way == "deploy":
+                    took["its step"].append(self.step(once))
+            told = " ".join(f"{way} {took[way][-1].seconds:.2f}" for way in TOLD if took[way])
             print(f"round {number} of {count}: {told}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
         return took
 
@@ -113,6 +113,8 @@ class Measurement:
         self.ways[way]()
         seconds = time.monotonic() - began
         after = sum(self.fleet.in_parallel(on_the_wire))
+        if way == "transfer":
+            self.fleet.in_parallel(self.keep)
         return Took(seconds, (after - before) / len(self.fleet.hosts))
 
     def rsync(self) -> None:
@@ -131,12 +133,21 @@ class Measurement:
         environment = {**os.environ, "XDG_STATE_HOME": str(self.project / "state")}
         subprocess.run([*argv, f"alone-{self.number:06}"], check=True, env=environment, timeout=600)
 
-    def deploy(self, *options: str) -> None:
-        self.fleet.operator.fab("deploy", *options, timeout=600)
+    def deploy(self) -> None:
+        self.fleet.operator.fab("deploy", "--yes", timeout=600)
 
-    def prune(self, host: Host) -> None:
-        """Leave as many releases as after many deploys."""
-        host.run(f"cd {RELEASES}; ls -d alone-* | head -n -{KEPT} | xargs -r rm -rf")
+    def keep(self, host: Host) -> None:
+        """Count what the transfer has brought as deployed, or the next deploy would remove it."""
+        argv = [f"{TOOLS}/release", "prune", "--keep", "5", "--deployed", f"alone-{self.number:06}"]
+        host.run(argv, user=DEPLOY_USER)
+
+    def step(self, deploy: Took) -> Took:
+        """The step of the newest run that sends the release, as its journal has it."""
+        run = json.loads(self.fleet.operator.fab("history", "--json").stdout)[0]["run_id"]
+        journal = self.project / "state/deploytools/journal" / f"{run}.jsonl"
+        records = map(json.loads, journal.read_text().splitlines())
+        ended = [record for record in records if record["kind"] == "outcome" and record["step"] == "stage"]
+        return Took(max(record["seconds"] for record in ended), deploy.wire)
 
 
 def on_the_wire(host: Host) -> int:
@@ -210,7 +221,7 @@ def tell(
     print(f"{FILES:,} files, {FILES * SIZE / 1e6:.0f} MB; seconds, ratio to rsync, kB on the wire per host")
     told: dict[str, dict[str, dict[str, float]]] = {}
     for name, took in (("first", first), ("one file changed", again)):
-        for way in WAYS:
+        for way in TOLD:
             pairs = zip(took[way], took["rsync"], strict=True)
             found = {
                 "seconds": statistics.median(once.seconds for once in took[way]),

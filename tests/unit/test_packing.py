@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deploytools.errors import OperationFailed
 from deploytools.releasing import packing
 from deploytools.releasing.packing import END, FRAME, HEADER
 from tests.support.shipping import Tree, members, pack, put
@@ -93,3 +94,12 @@ def test_hosts_that_lack_the_same_share_what_was_deflated_for_the_first(
         one.join(30)
     assert sent == [b"words and words " * FRAME] * 5
     assert sum(made) == 16 * FRAME
+
+
+def test_content_that_can_not_be_read_any_more_fails_for_every_host(tmp_path: Path) -> None:
+    parcel = pack(put(tmp_path / "tree", {"a": b"x"}))
+    (tmp_path / "tree/a").unlink()
+
+    for _ in range(2):
+        with pytest.raises(OperationFailed, match="can't be read on this computer"):
+            list(parcel.stream([0], {}))

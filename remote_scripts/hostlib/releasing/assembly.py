@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hostlib.files import read_json
 from hostlib.program import Config, Failure
-from hostlib.releasing.listing import FILES, SEPARATOR, STAGED, File, Listing, check_ends, kept, what
+from hostlib.releasing.listing import FILES, SEPARATOR, STAGED, File, Listing, check_ends, kept
 from hostlib.releasing.store import Store
 
 BLOCK = 1 << 20
@@ -33,27 +33,30 @@ class Earlier:
     """A release that is here already, as a source of files."""
 
     def __init__(self, place: Path) -> None:
-        self.place = place
+        self._place = os.fsencode(place) + b"/"
         data = (place / FILES).read_bytes()
         self.blocks = data.split(SEPARATOR)
         # What lies behind the links to ROOT/shared isn't the release's.
         shared = (read_json(place / STAGED) or {}).get("shared", [])
         self._shared = tuple(os.fsencode(f"{name.rstrip('/')}/") for name in shared)
         self._data = data
+        self._words: set[bytes] = set()
         self._by_path: dict[bytes, bytes] | None = None
         self._by_what: dict[bytes, bytes] = {}
 
     def find(self, file: File) -> bytes | None:
         """Where that content is, or should be; None where this release has it nowhere."""
+        otherwise = (b"f" if file.executable else b"x") + file.what[1:]
+        self._words = self._words or set(self._data.split(b"\0"))
+        if file.what not in self._words and otherwise not in self._words:
+            return None
         if self._by_path is None:
             self._by_path = {path: what for path, what in kept(self._data) if not self._hidden(path)}
             self._by_what = {what: path for path, what in self._by_path.items()}
-        wanted = what(file)
         path: bytes | None = file.path
-        if self._by_path.get(file.path) != wanted:
-            otherwise = what(file._replace(executable=not file.executable))
-            path = self._by_what.get(wanted) or self._by_what.get(otherwise)
-        return None if path is None else os.path.join(os.fsencode(self.place), path)
+        if self._by_path.get(file.path) != file.what:
+            path = self._by_what.get(file.what) or self._by_what.get(otherwise)
+        return None if path is None else self._place + path
 
     def _hidden(self, path: bytes) -> bool:
         return bool(self._shared) and (path + b"/").startswith(self._shared)
@@ -103,7 +106,7 @@ class Assembly:
         check_ends(tree, self.listing.links)
         owner = _trusted_owner(self.config.user)
         for file in self.listing.files:
-            if not self._place(file, os.path.join(tree, file.path), owner):
+            if not self._place(file, tree + b"/" + file.path, owner):
                 self._missing.append(file)
 
     def wanted(self) -> dict[str, tuple[int, int]]:
@@ -147,7 +150,7 @@ class Assembly:
     def counts(self) -> dict[str, object]:
         """What the answer says of it."""
         details = [
-            f"{path} is not what it was when it was staged; it was sent anew" for path in self.damaged[:TOLD]
+            f"{path} is not what it was when it was staged, and was not used" for path in self.damaged[:TOLD]
         ]
         if len(self.damaged) > TOLD:
             details.append(f"and {len(self.damaged) - TOLD} more")

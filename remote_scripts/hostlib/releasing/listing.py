@@ -32,9 +32,10 @@ _WHAT = re.compile(rb"d|[fx] (?:0|[1-9][0-9]{0,17}) [0-9a-f]{64}|l .+", re.DOTAL
 
 
 class File(NamedTuple):
-    """A file of a release: where, what it has in it, and whether it may be run."""
+    """A file of a release: where, WHAT the listing says of it, and what that means."""
 
     path: bytes
+    what: bytes
     size: int
     digest: str
     executable: bool
@@ -100,11 +101,6 @@ def kept(data: bytes) -> Iterator[tuple[bytes, bytes]]:
                 yield prefix + name, what
 
 
-def what(file: File) -> bytes:
-    """A file as a listing has it."""
-    return b"%c %d %s" % (b"fx"[file.executable], file.size, file.digest.encode())
-
-
 def digest(blocks: Sequence[bytes]) -> str:
     """What stands for the release."""
     return hashlib.sha256(SEPARATOR.join(blocks)).hexdigest()
@@ -142,4 +138,4 @@ def _pairs(directory: bytes, entries: Sequence[bytes]) -> Iterator[tuple[bytes, 
 
 def _file(path: bytes, what: bytes) -> File:
     kind, size, digest = what.split(b" ")
-    return File(path, int(size), digest.decode(), kind == b"x")
+    return File(path, what, int(size), digest.decode(), kind == b"x")

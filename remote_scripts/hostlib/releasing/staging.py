@@ -11,12 +11,13 @@ A content's number is that of the first file in the listing that has it, among a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,32 +52,26 @@ def stage(config: Config, order: Order, inlet: Inlet | None = None) -> Result:
     """
     shared.check_names(order.shared)
     incoming, place = config.releases / releases.INCOMING, config.releases / order.release
-    incoming.mkdir(mode=0o700, exist_ok=True)
+    tree, content = incoming / order.release, incoming / releases.CONTENT
     os.umask(0o022)
+    with _disk_troubles(content):
+        incoming.mkdir(mode=0o700, exist_ok=True)
     with exclusive(incoming, wait=releases.WAIT):
         if place.exists():
             return _here(config, order)
         refuse_terminal()
-        tree, store = incoming / order.release, Store(incoming / releases.CONTENT)
-        shutil.rmtree(tree, ignore_errors=True)
-        tree.mkdir()
-        tree.chmod(0o755)
         try:
-            assembly = _take_in(config, order, inlet or Inlet(), tree, store)
-            missing = shared.link(tree, place, config.shared, order.shared)
-            _flush(tree)
+            with _disk_troubles(content):
+                assembly = _take_in(config, order, inlet or Inlet(), _empty(tree), Store(content))
+                missing = shared.link(tree, place, config.shared, order.shared)
+                _flush(tree)
             with exclusive(config.releases, wait=releases.WAIT):
                 if place.exists():
                     return _here(config, order)
-                _describe(config, order, tree)
-                tree.rename(place)
+                with _disk_troubles(content):
+                    _describe(config, order, tree)
+                    tree.rename(place)
                 sync_directory(config.releases)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                what = f"the release can't be put together: {error}"
-                raise Failure(what, state=NOWHERE, next="deploy again") from error
-            store.clear()  # the site needs the room more than the next upload needs a start
-            raise full(f"the disk of {config.releases} is full: {error.strerror}") from error
         finally:
             shutil.rmtree(tree, ignore_errors=True)
     message = f"release {order.release} is staged: {_told(assembly)}"
@@ -139,6 +134,27 @@ def _blocks(order: Order, inlet: Inlet, sources: Sequence[Earlier]) -> list[byte
     if listing.digest(blocks) != order.sha256:
         raise _damaged("the listing's SHA-256 is not what was announced")
     return blocks
+
+
+def _empty(tree: Path) -> Path:
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir()
+    tree.chmod(0o755)
+    return tree
+
+
+@contextlib.contextmanager
+def _disk_troubles(content: Path) -> Iterator[None]:
+    """Whatever the disk refuses before the release has its name leaves nothing in place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            what = f"the release can't be put together: {error}"
+            raise Failure(what, state=NOWHERE, next="deploy again") from error
+        # The site needs the room more than the next upload needs a start.
+        shutil.rmtree(content, ignore_errors=True)
+        raise full(f"the disk of {content.parent.parent} is full: {error.strerror}") from error
 
 
 def _describe(config: Config, order: Order, tree: Path) -> None:

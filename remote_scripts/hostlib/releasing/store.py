@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -79,11 +78,6 @@ class Store:
 
     def path(self, digest: str) -> Path:
         return self.directory / digest
-
-    def clear(self) -> None:
-        """Throw everything away."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(exist_ok=True)
 
     def clear_stale(self) -> None:
         """Throw away what has been lying here for too long, by a clock that may have been set back."""
