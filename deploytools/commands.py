@@ -17,9 +17,10 @@ from deploytools.settings import Settings
 SLACK = 30.0
 # A migration may take as long as it takes; this only bounds one following of its log.
 FOLLOW = 24 * 3600.0
-# The steps whose programs are started before their turn: of the switch alone, and of a window, in which
-# visitors wait from the first of them to the last.
+# The steps whose programs are started before their turn: of the switch alone, of a rollback, for which there
+# is haste, and of a window, in which visitors wait from the first of them to the last.
 SWITCH = ("lock", "maintenance-on", "maintenance-off", "unlock")
+ROLLBACK = ("lock", "swap", "unlock")
 WINDOW = ("maintenance-on", "drain", "migrate", "swap", "verify", "maintenance-off")
 # What argparse says of options and sub-commands that an older program doesn't know.
 _UNKNOWN_WORDS = re.compile("(?<=: error: ).*(?:unrecognized arguments|invalid choice): .*")
@@ -194,7 +195,8 @@ def ahead(plan: Plan, host: str, settings: Settings, progress: Progress | None =
 
     The switch comes first; while it waits, it tells where the host stands.
     """
-    progress, names = progress or Progress(), WINDOW if plan.window else SWITCH
+    progress = progress or Progress()
+    names = WINDOW if plan.window else ROLLBACK if plan.operation == "rollback" else SWITCH
     steps = [step for step in plan.steps if step.name in names and host in plan.hosts_of(step)]
     left = [step for step in steps if not progress.done(step, host)]
     left.sort(key=lambda step: not step.name.startswith("maintenance"))

@@ -121,9 +121,11 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
             next="mend the host, or go on without it: --exclude HOST",
             details=details,
         )
+    away = dict.fromkeys(host for (_, host, _), record in bad.items() if record["exit_code"] == 6)
     raise OperationFailed(
         f"{plan.operation} failed and was undone",
-        state=_as_before(plan, progress),
+        state=_as_before(plan, progress)
+        + (f", as far as can be told without {', '.join(away)}, which can't be reached" if away else ""),
         next=_next(bad, "mend the cause, then run it again"),
         details=details,
     )

@@ -181,6 +181,11 @@ def get_ready(plan: Plan, settings: Settings, fleet: Fleet) -> Plan:
     return replace(plan, targets=tuple(_target(host, found[host]) for host in plan.hosts))
 
 
+def start_ahead(plan: Plan, settings: Settings, fleet: Fleet) -> None:
+    """Start what can wait for its turn, on every host; what can't is started in its turn."""
+    fleet.map(lambda remote: remote.start(commands.ahead(plan, remote.name, settings)))
+
+
 def carry_out(
     plan: Plan, settings: Settings, fleet: Fleet, reporter: Reporter, parcel: Parcel | None = None
 ) -> Finished:
@@ -298,8 +303,8 @@ def parted_with(records: Sequence[Record], exclude: Sequence[str] = ()) -> list[
         if swapped is not None and swapped.value.get("unchanged") is not True:
             release = f"on {whole.release}" if swapped.state is saga.State.OK else "on nobody knows what"
         lines.append(
-            f"without {host}, which was last seen {down}, {release}: when it is back, bring it to the"
-            f" others' release by fab -H {host} deploy before visitors reach it"
+            f"without {host}, which was last seen {down}, {release}: when it is back, keep visitors away by"
+            f" fab -H {host} maint-down until fab deploy has brought all hosts to one release"
         )
     return lines
 

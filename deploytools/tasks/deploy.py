@@ -214,6 +214,8 @@ def rollback(
     To the one that served before the current one, or one that every host still has; skips what failed;
     refuses when the schema doesn't fit it.
     """
+    from dataclasses import replace
+
     from deploytools import operation as op
     from deploytools import plan as plans
     from deploytools import survey
@@ -226,10 +228,12 @@ def rollback(
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         on_hosts = survey.ask(fleet, settings, "release", "list")
-        target = plans.rollback_target(on_hosts, to)
-        base = op.base_plan("rollback", settings, statuses, exclude=exclude, release=target)
+        base = op.base_plan("rollback", settings, statuses, exclude=exclude)
+        target = plans.rollback_target({host: on_hosts[host] for host in base.hosts}, to)
+        base = replace(base, release=target)
         wanted = plans.rollback_plan(base, settings, batch=_batch(batch, base) if batch else None)
         _confirm(wanted, yes, json)
+        op.start_ahead(wanted, settings, fleet)
         op.carry_out(wanted, settings, fleet, reporter)
 
 

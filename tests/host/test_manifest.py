@@ -91,7 +91,7 @@ def test_what_is_no_manifest_is_refused(config: Config, content: str) -> None:
 
 
 def test_a_missing_one_is_named(config: Config) -> None:
-    assert f"{config.releases}/r1/.deploytools.json can't be read" in refused(config)
+    assert f"{config.releases}/r1/.deploytools.json is missing" in refused(config)
 
 
 def test_a_link_a_pipe_and_a_giant_are_not_read(config: Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import time
 from collections.abc import Callable
 
@@ -53,6 +54,29 @@ def test_tells_the_release_and_every_generation() -> None:
         assert [(other["generation"], other["state"], other["alive"]) for other in found["others"]] == [
             (7, "warm", False)
         ]
+
+
+def test_what_serves_counts_as_the_release_and_what_was_done_to_its_links_is_told_with_the_remedy() -> None:
+    with bare_host() as host:
+        for release in ("r1", "r2"):
+            put_release(host, release)
+        put_generation(host, 1, "r1", state="serving", **this_process())
+        (host.run_dir / "app.sock").symlink_to("app.1.sock")
+
+        missing = host.run("status").json
+        make_current(host, "r2")
+        (elsewhere,) = host.run("status").json["problems"]
+        (host.root / "current").unlink()
+        make_current(host, "r1")
+        shutil.rmtree(host.root / "releases" / "r1")
+        (gone,) = host.run("status").json["problems"]
+
+        assert missing["release"] == "r1"
+        assert "current is missing, and generation 1 (release r1) serves" in missing["problems"][0]
+        assert "leads to r2, and generation 1 (release r1) serves" in elsewhere
+        assert "next: fab hotswap" in elsewhere
+        assert "r1 is gone, and generation 1 (release r1) serves, until it ends; next: fab deploy" in gone
+        assert "links" in {check["name"] for check in host.run("doctor").json["checks"] if not check["ok"]}
 
 
 def test_tells_the_maintenance_window_and_the_lock(web_host: WebHost) -> None:
@@ -180,6 +204,8 @@ def test_the_text_is_aligned(make_web_host: Callable[..., WebHost]) -> None:
     host = make_web_host()
     pid = host.serve(1)
     wait_until(lambda: host.get("/").status == 200)
+    put_release(host, "r1")
+    make_current(host, "r1")
     put_generation(host, 1, "r1", state="serving", pid=pid)
     lines = host.run("status", as_json=False).out.splitlines()
     labels = ["application", "site", "release", "generation", "lock"]

@@ -872,13 +872,33 @@ def test_the_application_gets_a_clean_environment_and_only_its_listener(site: Si
     assert not [target for target in others if target.startswith(str(site.host.base))]
 
 
+def test_a_secret_of_the_environment_is_on_no_command_line_in_no_log_and_in_no_file_of_others(
+    site: Site,
+) -> None:
+    secret = f"tell-nobody-{os.getpid()}"
+    site.first(env={"DB_PASSWORD": secret})
+    (site.root / "releases/r1/.deploytools.json").chmod(0o600)  # as `release stage` leaves it
+    ran = site.swap()
+    assert json.loads(site.get("/self").text)["environment"]["DB_PASSWORD"] == secret
+
+    assert not any(secret in command for command in site.commands())
+    assert secret not in site.log() + ran.out + ran.err + site.host.run("status").out
+    holding = [
+        path
+        for path in site.root.rglob("*")
+        if path.is_file() and not path.is_symlink() and secret.encode() in path.read_bytes()
+    ]
+    assert holding
+    assert [path.name for path in holding if path.stat().st_mode & 0o077] == []
+
+
 # -- bad input ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--release", "missing"), "missing/.deploytools.json can't be read"),
+        (("--release", "missing"), "there is no release missing in "),
         (("--release", "../r1"), "is no id"),
         ((), "current leads to no release"),
         (("--back",), "no warm generation"),

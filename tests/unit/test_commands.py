@@ -80,6 +80,15 @@ def test_each_host_is_compared_with_what_it_was_when_the_plan_was_made() -> None
     ]
 
 
+def test_for_a_rollback_the_lock_and_the_swaps_are_started_before_their_turn() -> None:
+    plan = plans.rollback_plan(replace(WINDOW, operation="rollback", window=False), SETTINGS)
+
+    def words(host: str) -> list[str]:
+        return [item.argv[0].rsplit("/", 1)[1] for item in commands.ahead(plan, host, SETTINGS)]
+
+    assert (words("web1"), words("web2")) == (["lock", "swap", "lock", "journal"], ["swap"])
+
+
 def test_all_that_visitors_wait_for_is_started_before_the_window() -> None:
     checked = Progress().with_mark(
         "check-migrations", "web1", Mark(State.OK, {"target": ["0002"]}), undo=False

@@ -155,6 +155,19 @@ def test_maint_up_names_whose_window_it_is_where_it_is_somebodys(
     assert told in str(error.next)
 
 
+def test_what_is_said_of_the_site_is_not_said_of_a_host_that_is_away() -> None:
+    error = concluded(
+        plans.rolling_plan(BASE, settings()),
+        Verdict.REVERTED,
+        journal.outcome("swap", "web1", failed("not ready"), undo=False, seconds=0),
+        journal.outcome("swap", "web2", failed("no route", exit_code=6), undo=False, seconds=0),
+    )
+
+    assert error.exit_code == 3
+    assert error.state is not None
+    assert error.state.endswith("without web2, which can't be reached")
+
+
 def test_a_run_that_holds_says_which_hosts_are_on_the_new_release() -> None:
     plan = plans.rolling_plan(BASE, settings(), rollback=False)
 

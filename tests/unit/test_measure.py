@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploytools.sandbox.traffic import APP, Record
+from tests.measure.rolling import first_of
 from tests.measure.swaps import finished, overlapping, percentiles
 from tests.measure.windows import assert_that_nobody_went_back
 
@@ -36,6 +37,10 @@ def test_what_was_finished_is_read_back_and_a_line_that_was_cut_off_is_not(tmp_p
 
 def answers(*releases: str) -> list[Record]:
     return [Record(float(number), 0.1, APP, 200, release) for number, release in enumerate(releases)]
+
+
+def test_a_host_serves_a_release_from_its_first_whole_answer_by_it_on() -> None:
+    assert first_of("r1", answers("r2", "r2", "r1", "r1")) == pytest.approx(2.1)
 
 
 def test_in_a_window_nobody_meets_the_old_release_after_the_new_one() -> None:

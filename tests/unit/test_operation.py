@@ -79,7 +79,7 @@ def test_a_host_that_a_run_was_resumed_without_is_told_and_stays_left_out(held: 
 
     (told,) = [note for note in notes if note.startswith("without web2")]
     assert "last seen in maintenance, on r1" in told
-    assert "fab -H web2 deploy" in told
+    assert "fab -H web2 maint-down until fab deploy" in told
     assert journal.left_out(held.stored) == ("web2",)
     held.said.clear()
     with fleet(held, "web1", "web2") as both, pytest.raises(Unfinished):

@@ -60,6 +60,7 @@ AFTER_SETUP: Sequence[Check] = (
     site.page,
     site.site,
     application.records,
+    application.links_lead_there,
     application.alive,
     application.queue,
     application.kept_connections,

@@ -16,7 +16,7 @@ from hostlib import files
 from hostlib.checks import services
 from hostlib.checks.finding import ERROR, WARNING, Finding, Subject, account, allowed, closed_to, judged, me
 from hostlib.program import TOOLS
-from hostlib.swapping import launch, systemd, unixsockets
+from hostlib.swapping import launch, links, systemd, unixsockets
 from hostlib.swapping.generations import Record
 from hostlib.swapping.managers import Managers
 from hostlib.webserver import web
@@ -217,6 +217,15 @@ def records(subject: Subject) -> Iterator[Finding]:
         )
     if not broken:
         yield Finding("generations", True, "the generations' records can be read")
+
+
+def links_lead_there(subject: Subject) -> Iterator[Finding]:
+    """What serves can be started again, and its scripts are found."""
+    found = links.trouble(subject.config)
+    for what, remedy in found:
+        yield Finding("links", False, what, remedy, WARNING)
+    if not found:
+        yield Finding("links", True, f"{subject.config.current} leads to what serves")
 
 
 def alive(subject: Subject) -> Iterator[Finding]:

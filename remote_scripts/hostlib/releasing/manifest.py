@@ -63,6 +63,15 @@ def read(config: Config, release: str) -> tuple[App, Health]:
     path = config.releases / release / NAME
     try:
         raw = json.loads(content(path))
+    except FileNotFoundError as error:
+        if path.parent.is_dir():
+            raise _refused(release, f"{path} is missing") from error
+        raise Failure(
+            f"there is no release {release} in {config.releases}",
+            state="nothing was changed",
+            next="fab deploy; or fab rollback --to one that fab releases shows",
+            exit_code=USAGE,
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _refused(release, f"{path} can't be read: {error}") from error
     app, problems = _checked("app", APP, raw)

@@ -45,6 +45,28 @@ class Links:
                 files.link_atomic(path, target)
 
 
+def trouble(config: Config) -> list[tuple[str, str]]:
+    """What somebody has done to the links or the release of what serves: what, and its remedy.
+
+    It serves on; but a crash or a reboot would find that, and so do scripts that are found by `current`.
+    """
+    serving = generations.serving(config)
+    if serving is None:
+        return []
+    found = []
+    if config.release is None:
+        found.append(
+            (f"{config.current} is missing, and {serving} serves", "fab hotswap, which leads it there")
+        )
+    elif config.release != serving.release:
+        led = f"{config.current} leads to {config.release}, and {serving} serves"
+        found.append((led, "fab hotswap, which leads it there"))
+    if not (config.releases / serving.release).is_dir():
+        gone = f"{config.releases / serving.release} is gone, and {serving} serves, until it ends"
+        found.append((gone, "fab deploy; there is no way back to it"))
+    return found
+
+
 def remove_unfinished_renames(config: Config) -> None:
     """What a killed swap wrote and did not come to rename."""
     for directory, pattern in (

@@ -1,0 +1,215 @@
+"""Releases that roll over a fleet: what goes wrong on one host, and where all of them end.
+
+Every test leaves the hosts alike, or brings them to that by the next deploy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.fleet import Fleet, Host, sample
+from tests.fleet.hosts import wait_until
+from tests.fleet.swaphost import ROOT, TOOLS
+from tests.support.load import Ask, Clients
+from tests.support.webhost import Reply
+
+pytestmark = pytest.mark.fleet(3, suites=("bookworm", "trixie"))
+
+# What a page is like decides who gets a good answer: each is the second line of the page.
+GOOD = ""
+SICK_ON_WEB2 = "if (gethostname() === 'web2') { http_response_code(500); }\n"
+SLOW = "/run/slow"  # gone after a boot
+SLOW_ON_WEB2 = f"if (gethostname() === 'web2' && file_exists('{SLOW}')) {{ sleep(600); }}\n"
+
+
+class Site:
+    """The operator's project, and what visitors of the three hosts see."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet, self.fab, self.hosts = fleet, fleet.operator.fab, fleet.hosts
+        self.changes = 0
+
+    def commit(self, change: str = GOOD) -> None:
+        self.changes += 1
+        page = sample.PAGE.replace("<?php ", f"<?php // {self.changes}\n{change}")
+        (self.fleet.operator.directory / "public/index.php").write_text(page)
+        sample.commit(self.fleet, f"Change {self.changes}")
+
+    def deploy(self, *options: str, code: int = 0, change: str = GOOD) -> str:
+        """Deploy a change; what it said."""
+        self.commit(change)
+        patience = {"FABRIC_DEPLOY_APP_START_TIMEOUT": "5"} if code else {}
+        done = self.fab("deploy", "--yes", *options, code=code, **patience)
+        return done.stdout + done.stderr
+
+    def releases(self, code: int = 0) -> list[str | None]:
+        """What each host serves, as `fab status` tells it."""
+        told = json.loads(self.fab("status", "--json", code=code).stdout)["hosts"]
+        return [told[host.name]["release"] for host in self.hosts]
+
+    def seen(self) -> list[str]:
+        """What each host answers a visitor."""
+        answers = [host.get("/") for host in self.hosts]
+        return [each.text if each.status == 200 else str(each.status) for each in answers]
+
+    def on_hosts(self) -> dict[str, set[str]]:
+        """The releases that are on each host."""
+        listed = json.loads(self.fab("releases", "--json").stdout)
+        return {host: {item["id"] for item in items} for host, items in listed.items()}
+
+
+@contextlib.contextmanager
+def visited(*hosts: Host) -> Iterator[None]:
+    """Visitors on these hosts, none of whom may lose anything."""
+
+    def kind(reply: Reply) -> str:
+        return "app" if reply.status == 200 and reply.text.startswith("release ") else str(reply.status)
+
+    def asks(_: int) -> Iterator[Ask]:
+        while True:
+            yield Ask(kind)
+
+    with ExitStack() as stack:
+        crowd = [
+            stack.enter_context(Clients((host.address, 80), asks, count=2, interval=0.02)) for host in hosts
+        ]
+        yield
+    assert [each.details for each in crowd] == [[]] * len(hosts)
+
+
+@pytest.fixture(scope="module")
+def site(fleet: Fleet) -> Site:
+    """Deployed on web1 and web2; web3 is new, and nothing is on it but what set-up puts there."""
+    sample.begin(fleet)
+    fleet.operator.fab("setup", "--as-user", "root", "--yes")
+    made = Site(fleet)
+    made.deploy("--exclude", "web3")
+    return made
+
+
+def test_where_the_second_host_fails_all_are_on_what_they_ran_before_and_a_new_one_on_nothing(
+    site: Site,
+) -> None:
+    web1, web2, _ = site.hosts
+    before, (release, _, nothing) = site.seen(), site.releases(code=3)
+
+    with visited(web1, web2):
+        said = site.deploy("--batch", "2", code=3, change=SICK_ON_WEB2)
+
+    assert "web2" in said
+    assert "the site is up on what it ran before" in said
+    assert site.seen() == before
+    assert site.releases(code=3) == [release, release, nothing]
+    assert nothing is None
+    assert before[2] == "404", "web3 serves nothing, as before"
+    assert site.on_hosts()["web3"] == set()
+    assert site.on_hosts()["web1"] == site.on_hosts()["web2"], "the failed release is nowhere"
+
+
+@pytest.mark.exhaustive
+def test_told_not_to_go_back_it_waits_and_an_abort_swaps_back(site: Site) -> None:
+    web1, web2, _ = site.hosts
+    before, releases = site.seen(), site.releases(code=3)
+
+    with visited(web1, web2):
+        said = site.deploy("--no-rollback", code=4, change=SICK_ON_WEB2)
+        held = site.seen()
+        site.fab("deploy", "--abort")
+
+    assert ": web1; " in said
+    assert held[0] != before[0]
+    assert held[1:] == before[1:]
+    assert site.seen() == before
+    assert site.releases(code=3) == releases
+
+
+def test_the_next_deploy_brings_a_host_that_is_new_to_what_the_others_run(site: Site) -> None:
+    told = site.fab("status", code=3)
+    assert "release: " in told.stderr
+    assert "fab deploy" in told.stderr
+
+    with visited(*site.hosts[:2]):
+        site.deploy("--batch", "50%")
+
+    assert len(set(site.releases())) == 1
+    assert [text.rpartition(" ")[2] for text in site.seen()] == ["web1", "web2", "web3"]
+
+
+def test_what_a_hand_has_removed_is_told_with_the_command_that_mends_it_and_the_site_stays(
+    site: Site,
+) -> None:
+    web1, web2, _ = site.hosts
+    current = str(site.releases()[0])
+    before = site.seen()
+    web1.run(["rm", f"{ROOT}/current"])
+    web2.run(["mv", f"{ROOT}/releases/{current}", "/root/gone"])
+
+    told = site.fab("status").stdout
+    assert "current is missing, and generation" in told
+    assert f"{current} is gone, and generation" in told
+    refused = site.fab("hotswap", code=3).stderr
+    assert f"there is no release {current}" in refused
+    assert web1.run(["readlink", f"{ROOT}/current"]).stdout.strip() == f"releases/{current}"
+    assert web1.get("/").text == before[0]
+
+    site.deploy()
+    web2.run(["mv", "/root/gone", f"{ROOT}/releases/{current}"])
+
+    assert len(set(site.releases())) == 1
+    assert [text.split()[1] for text in site.seen()] == [str(site.releases()[0])] * 3
+    assert web1.run([f"{TOOLS}/status"]).stdout.count("problem") == 0
+
+
+@pytest.mark.exhaustive
+def test_a_host_that_dies_in_its_swap_and_comes_back_is_brought_along(site: Site) -> None:
+    web2 = site.hosts[1]
+    before = site.releases()[0]
+    web2.write(SLOW, "")  # its new process answers nobody
+    site.commit(SLOW_ON_WEB2)
+    run = site.fleet.operator.start("deploy", "--yes")
+    wait_until(lambda: "starting" in web2.run(f"cat {ROOT}/run/app.*.json").stdout, lambda: "its swap")
+    web2.power_off()
+    web2.boot()
+    told = "".join(run.communicate(timeout=150))
+
+    assert run.returncode == 0, told
+    (release,) = set(site.releases())
+    assert release != before
+
+
+def test_a_disk_that_is_full_when_a_release_is_activated_brings_every_host_back(site: Site) -> None:
+    """In a rollback, which ships nothing: so there was room for the release itself."""
+    before = site.seen()
+    web2 = site.hosts[1]
+    web2.fill_disk()
+    try:
+        with visited(*site.hosts):
+            said = site.fab("rollback", "--yes", code=3).stderr
+    finally:
+        web2.free_disk()
+
+    assert "No space left on device" in said
+    assert "the site is up on what it ran before" in said
+    assert site.seen() == before
+
+
+@pytest.mark.exhaustive
+def test_a_rollback_is_on_every_host_and_one_to_what_is_gone_says_what_there_is(site: Site) -> None:
+    current = site.releases()[0]
+    with visited(*site.hosts):
+        site.fab("rollback", "--yes")
+        (back,) = set(site.releases())
+        assert back != current
+        site.fab("rollback", "--to", str(current), "--yes")
+        site.hosts[1].run(["rm", "-r", f"{ROOT}/releases/{back}"])
+        refused = site.fab("rollback", "--to", str(back), "--yes", code=2).stderr
+
+    assert f"{back} is not on every host" in refused
+    assert "not on web2" in refused
+    assert "fab deploy --ref " in refused
+    assert set(site.releases()) == {current}
