@@ -250,6 +250,25 @@ def outdated(statuses: Mapping[str, Status], digests: Mapping[str, str]) -> dict
     return found
 
 
+def still_down(statuses: Mapping[str, Status], silent: Mapping[str, Silence], run_id: str) -> list[str]:
+    """Given what hosts say once a run has lost its lock, name those that its window has, and the way on."""
+    every = [*statuses, *silent]
+    windows = {host: status.get("maintenance") or {} for host, status in statuses.items()}
+    down = [
+        host
+        for host, window in windows.items()
+        if window.get("state") == "down" and window.get("run_id") == run_id
+    ]
+    away = names(list(silent), every)
+    lines = [f"no answer from {away}: it may still be in maintenance"] if silent else []
+    if down:
+        lines += [
+            f"still in maintenance: {names(down, every)}",
+            f"next: fab deploy --with-downtime takes the window over; fab maint-up --force {run_id} ends it",
+        ]
+    return lines
+
+
 def not_running(statuses: Mapping[str, Status]) -> list[str]:
     """Given what every host says of itself, return a line for each whose application has died."""
     return [

@@ -14,6 +14,8 @@ from deploytools.survey import Status
 # Up to so many hosts have a line each.
 LINES = 12
 THIS_COMPUTER = "this computer"
+# What commands.read says of a host whose programs are not there.
+NOT_SET_UP = "the host is not set up"
 
 
 # -- doctor ----------------------------------------------------------------------------------------
@@ -66,24 +68,29 @@ def status_text(
     lock: Mapping[str, Any] | None,
     silent: Mapping[str, str] | None = None,
     outdated: Mapping[str, str] | None = None,
+    width: int | None = None,
 ) -> str:
     """Where every host stands, which don't answer, who holds the lock, and what is out of the ordinary.
 
-    `silent` says by host why it doesn't answer, `outdated` how its set-up differs from the laptop's.
+    `silent` says by host why it doesn't answer, `outdated` how its set-up differs from the laptop's; in so
+    many characters a line as a terminal has, if that is known.
     """
     silent, outdated = silent or {}, outdated or {}
+    bare = [host for host, why in silent.items() if NOT_SET_UP in why]
+    mute = {host: why for host, why in silent.items() if host not in bare}
     every = [*statuses, *silent]
     problems = [(host, problem) for host, each in statuses.items() for problem in each.get("problems") or ()]
-    lines = [application, _table(statuses, silent), *_windows(statuses, every)]
+    lines = [application, _table(statuses, silent, width), *_windows(statuses, every)]
     lines += [f"problem on {hosts}: {problem}" for problem, hosts in _alike(problems, every)]
-    lines += [f"no answer from {hosts}: {why}" for why, hosts in _alike(silent.items(), every)]
+    lines += [f"not set up: {names(bare, every)}; next: fab setup"] if bare else []
+    lines += [f"no answer from {hosts}: {why}" for why, hosts in _alike(mute.items(), every)]
     lines += [f"{hosts}: {what}; next: fab setup" for what, hosts in _alike(outdated.items(), every)]
     lines += [f"schema, as {host} has it: {told}" for host, told in _schemas(statuses)]
     lines += _runs(statuses, lock)
     return "\n".join(lines)
 
 
-def _table(statuses: Mapping[str, Status], silent: Iterable[str]) -> str:
+def _table(statuses: Mapping[str, Status], silent: Mapping[str, str], width: int | None) -> str:
     rows: list[dict[str, Any]] = []
     for host, status in statuses.items():
         serving = status.get("serving") or {}
@@ -99,9 +106,12 @@ def _table(statuses: Mapping[str, Status], silent: Iterable[str]) -> str:
                 "toolkit": status.get("toolkit"),
             }
         )
-    rows += [{"host": host, "site": "no answer"} for host in silent]
+    rows += [
+        {"host": host, "site": "not set up" if NOT_SET_UP in why else "no answer"}
+        for host, why in silent.items()
+    ]
     if len(rows) <= LINES:
-        return table(rows, ["host", "site", "release", "generation", "pid", "age", "toolkit"])
+        return table(rows, ["host", "site", "release", "generation", "pid", "age", "toolkit"], width)
     columns = ("site", "release", "toolkit")
     groups: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
@@ -110,7 +120,7 @@ def _table(statuses: Mapping[str, Status], silent: Iterable[str]) -> str:
         {**dict(zip(columns, key, strict=True)), "number": len(hosts), "hosts": folded(hosts)}
         for key, hosts in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-    return table(alike, [*columns, "number", "hosts"])
+    return table(alike, [*columns, "number", "hosts"], width)
 
 
 def site(status: Mapping[str, Any]) -> str:

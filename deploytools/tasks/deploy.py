@@ -250,7 +250,12 @@ def unlock(c: Any, force: str) -> None:
     settings = current_settings(c)
     with op.connected(settings) as fleet:
         result = survey.ask_one(fleet, settings, "lock", "break", f"--run-id={force}")
+        statuses, silent = survey.each(
+            fleet, settings, "status", hosts=[str(host) for host in settings.hosts]
+        )
     print(result.get("message", "unlocked"))
+    for line in survey.still_down(statuses, silent, force):
+        print(line)
 
 
 def _refuse_beside(option: str, others: Mapping[str, object]) -> None:

@@ -150,3 +150,19 @@ def test_what_is_out_of_the_ordinary_is_told_with_its_hosts() -> None:
     assert "schema, as web1 has it: at 0002" in text
     assert "a migration of run run-2 is running on web1" in text
     assert "web2: deploytools is 0.9 there; next: fab setup" in text
+
+
+def test_a_host_that_is_not_set_up_is_no_host_without_an_answer() -> None:
+    why = {"web2": "status is not installed: the host is not set up", "web3": "no route to host"}
+
+    lines = status_text("shop", {"web1": status()}, None, why).splitlines()
+
+    assert [line.split()[:3] for line in lines[3:5]] == [["web2", "not", "set"], ["web3", "no", "answer"]]
+    assert lines[5:] == ["not set up: web2; next: fab setup", "no answer from web3: no route to host"]
+
+
+def test_on_a_narrow_terminal_each_host_is_told_below_the_other() -> None:
+    text = status_text("shop", {"web1": status()}, None, width=40)
+
+    assert "host        web1\nsite        up\n" in text
+    assert max(map(len, text.splitlines())) <= 40

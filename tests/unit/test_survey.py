@@ -219,3 +219,16 @@ def test_a_run_that_is_at_work_is_not_taken_over() -> None:
 
     assert caught.value.exit_code == 5
     assert "Ctrl-C" in (caught.value.next or "")
+
+
+def test_a_lock_that_is_dropped_leaves_a_window_and_that_is_said() -> None:
+    down = {"maintenance": {"state": "down", "run_id": "run-1"}}
+    statuses = {"web1": down, "web2": {"maintenance": {"state": "down", "run_id": "other"}}, "web3": down}
+    silent = {"web4": survey.Silence("no route", "", 6)}
+
+    assert survey.still_down(statuses, silent, "run-1") == [
+        "no answer from web4: it may still be in maintenance",
+        "still in maintenance: web1, web3",
+        "next: fab deploy --with-downtime takes the window over; fab maint-up --force run-1 ends it",
+    ]
+    assert survey.still_down({"web1": {"maintenance": {"state": "up"}}}, {}, "run-1") == []
