@@ -22,10 +22,25 @@ def refuse_what_can_not_be_parsed() -> None:
     program.parse_tasks = refusing(program.parse_tasks)
 
 
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+
+
+def named(words: Sequence[str]) -> list[str]:
+    """`report RUN_ID` as `report --run=RUN_ID`: Invoke's arguments without a name can't be left out."""
+    before = ["", *words]
+    return [
+        f"--run={word}" if last == "report" and _RUN_ID.fullmatch(word) else word
+        for last, word in zip(before, words, strict=False)
+    ]
+
+
 def refusing(parse: Callable[[], None]) -> Callable[[], None]:
     """The same, but a ParseError becomes an Exit with a message for people."""
 
     def parsed() -> None:
+        core = getattr(getattr(parse, "__self__", None), "core", None)
+        if core is not None:
+            core.unparsed = named(core.unparsed)
         try:
             parse()
         except ParseError as error:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -50,8 +51,8 @@ class Seen:
 
     Args:
         answered, maintenance, lost: how many there are of each kind.
-        downtime: seconds from the first request that the site didn't answer to the first one after the
-            last of these that it did; None where it answered all.
+        downtime: seconds in which the site didn't answer, each time from the first request without its
+            answer to the next one with it; None where it answered all.
         from_start, to_end: the site didn't answer the first request, or the last: then it was down before,
             or still is, and `downtime` is only what was seen of it.
     """
@@ -74,18 +75,14 @@ def seen(samples: Iterable[Sample]) -> Seen | None:
     counts = {kind: sum(sample.kind == kind for sample in ordered) for kind in KINDS}
     if not any(sample.status for sample in ordered):
         return None
-    bad = [sample.at for sample in ordered if sample.kind != SITE]
-    if not bad:
-        return Seen(counts[SITE], 0, 0)
-    after = [sample.at for sample in ordered if sample.at > bad[-1]]
-    end = after[0] if after else ordered[-1].at
+    down = sum(after.at - sample.at for sample, after in pairwise(ordered) if sample.kind != SITE)
     return Seen(
         answered=counts[SITE],
         maintenance=counts[MAINTENANCE],
         lost=counts[LOST],
-        downtime=round(end - bad[0], 3),
+        downtime=None if counts[SITE] == len(ordered) else round(down, 3),
         from_start=ordered[0].kind != SITE,
-        to_end=not after,
+        to_end=ordered[-1].kind != SITE,
     )
 
 

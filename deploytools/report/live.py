@@ -31,7 +31,7 @@ TAIL, DRAWN = 6, 4
 LEFT = 4
 
 DOWN, GOOD, BAD, FAINT = "bold yellow", "green", "bold red", "dim"
-KINDS = {SITE: "the site", MAINTENANCE: "the maintenance page", LOST: "nothing good"}
+KINDS = {SITE: "the site", MAINTENANCE: "maintenance", LOST: "an error"}
 HOW_TO_STOP = "Ctrl-C stops after this step; twice stops waiting for it"
 
 # A line of the view: what it says, and in which of rich's styles.
@@ -156,10 +156,10 @@ class View:
     def _visitors(self, width: int) -> Line:
         if self.latest is None:
             return _fit(["not measured", "webserver.public_url is not set"], width, "visitors: "), FAINT
-        counts = [f"{self.counts[SITE]} answered", f"{self.counts[MAINTENANCE]} maintenance"]
-        now = f"now {KINDS[self.latest.kind]} in {1000 * self.latest.seconds:.0f} ms"
-        lost = self.counts[LOST]
-        return _fit([f"{lost} lost", *counts, now], width, "visitors: "), BAD if lost else ""
+        counts = [f"{self.counts[SITE]} by the site", f"{self.counts[MAINTENANCE]} in maintenance"]
+        now = f"now {KINDS[self.latest.kind]}"
+        lost, took = self.counts[LOST], f"the last in {1000 * self.latest.seconds:.0f} ms"
+        return _fit([f"{lost} lost", now, *counts, took], width, "visitors: "), BAD if lost else ""
 
     def _ahead(self, width: int) -> str:
         """What comes next."""
@@ -252,10 +252,17 @@ class LiveReporter(PlainReporter):
                 self._view.sample(sample)
 
     def drawn(self) -> Group:
-        """The view as rich draws it."""
-        with self._drawing:
-            size = self._console.size
-            lines = self._view.lines(size.width, size.height, self._clock()) if self._view else []
+        """The view as rich draws it. Whatever goes wrong in here, the run goes on."""
+        try:
+            with self._drawing:
+                return self.shown(self._view) if self._view else Group()
+        except Exception as error:  # noqa: BLE001  drawn while a window is open, by whoever prints
+            return Group(Text(f"nothing can be shown: {error!r}"))
+
+    def shown(self, view: View) -> Group:
+        """A view in as much room as there is."""
+        size = self._console.size
+        lines = view.lines(size.width, size.height, self._clock())
         return Group(*(Text(text, style=style, no_wrap=True, overflow="crop") for text, style in lines))
 
     def _let_go(self, keep: int = 0, *new: str) -> None:

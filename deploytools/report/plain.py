@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from deploytools.commands import Answer
@@ -16,15 +17,22 @@ from deploytools.saga import State
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
+# Between two lines that tell how far hosts have come within a step, in seconds.
+PROGRESS = 10.0
+
+
 class PlainReporter(Reporter):
     """One line per step and one per host; of many hosts, one for all that say the same.
 
     Args:
         say: prints a line; called by one thread at a time.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._print = say
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._print, self._clock = say, clock
+        self._shares: dict[str, float] = {}
+        self._due = 0.0
         self._width = 0
         self._every: Sequence[str] = ()
         self._said: set[tuple[str, str]] = set()
@@ -34,7 +42,18 @@ class PlainReporter(Reporter):
         self._every = tuple(dict.fromkeys((*plan.hosts, plan.lock_host)))
         self._width = max(map(len, self._every))
         self._said.clear()
+        self._shares, self._due = {}, self._clock() + PROGRESS
         self._say(heading(plan, step, hosts, undo=undo))
+
+    def progress(self, step: Step, host: str, done: int, total: int) -> None:
+        with self._lock:
+            self._shares[host] = done / total if total else 1.0
+            if self._clock() < self._due:
+                return
+            self._due = self._clock() + PROGRESS
+            shares = self._shares.values()
+            ends = dict.fromkeys((f"{100 * min(shares):.0f}%", f"{100 * max(shares):.0f}%"))
+            self._print(f"  {' to '.join(ends)} of {names(list(self._shares), self._every)}")
 
     def answers(self, step: Step, answers: Mapping[str, Answer], seconds: Mapping[str, float]) -> None:
         groups: dict[tuple[str, ...], list[str]] = {}

@@ -14,28 +14,28 @@ from deploytools.saga import Verdict
 
 
 def summary(records: Sequence[Record], visitors: Seen | None = None, next_: str | None = None) -> str:
-    """A run in a few lines to paste into a chat: what, who, what it cost visitors, what to do `next_`.
-
-    What nobody measured is told as that.
-    """
+    """A run in a few lines to paste into a chat: what, who, what it cost visitors, what to do `next_`."""
     run = described(records, visitors)
-    lines = [f"{run['operation']} of {run['application']}: {ended(run)}{_change(run)}"]
-    lines += [_line("hosts", folded(run["hosts"]))]
-    lines += [_line("left out", ", ".join(left_out(records)))] if left_out(records) else []
-    lines += [_line("who", f"{run['by']} on {run['laptop']}")]
-    lines += [_line("why", run["reason"])] if run["reason"] else []
+    first = f"{run['operation']} of {run['application']}: {ended(run)}{_change(run)}"
+    told = [*facts(records, visitors), ("next", next_ or _next(run))]
+    return "\n".join([first, *(f"  {word:10} {text}" for word, text in told if word != "release")])
+
+
+def facts(records: Sequence[Record], visitors: Seen | None = None) -> list[tuple[str, str]]:
+    """What is known of a run, each by a word; what nobody measured is told as that."""
+    run = described(records, visitors)
+    told = [("release", _change(run).lstrip(", "))] if run["release"] else []
+    told += [("hosts", folded(run["hosts"]))]
+    told += [("left out", ", ".join(left_out(records)))] if left_out(records) else []
+    told += [("who", f"{run['by']} on {run['laptop']}")]
+    told += [("why", run["reason"])] if run["reason"] else []
     if not run["operation"].startswith("maint-"):
-        lines += [_line("downtime", _downtime(run, visitors))]
+        told += [("downtime", _downtime(run, visitors))]
         if run["migration_seconds"] is not None:
-            lines += [_line("migration", seconds(run["migration_seconds"]))]
+            told += [("migration", seconds(run["migration_seconds"]))]
         lost = f"{visitors.lost} of the probe's {visitors.sent} requests" if visitors else "not measured"
-        lines += [_line("lost", lost)]
-    lines += [_line("took", seconds(run["seconds"])), _line("run", run["run_id"])]
-    return "\n".join([*lines, _line("next", next_ or _next(run))])
-
-
-def _line(word: str, text: str) -> str:
-    return f"  {word:10} {text}"
+        told += [("lost", lost)]
+    return [*told, ("took", seconds(run["seconds"])), ("run", run["run_id"])]
 
 
 def _downtime(run: Mapping[str, Any], visitors: Seen | None) -> str:
@@ -45,7 +45,7 @@ def _downtime(run: Mapping[str, Any], visitors: Seen | None) -> str:
     elif visitors is not None:
         least = "at least " if visitors.from_start or visitors.to_end else ""
         told = f"{least}{visitors.downtime:.1f} s seen by the probe"
-        told += ", to which the site didn't answer at the end either" if visitors.to_end else ""
+        told += ", and it was not back at the end" if visitors.to_end else ""
     if run["downtime_seconds"] is None:
         return told
     whole = f"{run['downtime_seconds']:.1f} s from the first host told to go down to the last proved up"

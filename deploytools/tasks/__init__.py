@@ -24,6 +24,7 @@ ns = Collection(
     look.doctor,
     look.releases,
     look.history,
+    look.report,
     maintenance.maint_down,
     maintenance.maint_up,
     maintenance.maint_preview,

@@ -23,6 +23,7 @@ def status(c: Any, json: bool = False) -> None:
     from deploytools.errors import OperationFailed
     from deploytools.executor import current_settings
     from deploytools.report.hosts import status_text
+    from deploytools.report.text import terminal_width
 
     settings = current_settings(c)
     hosts = [str(host) for host in settings.hosts]
@@ -38,7 +39,8 @@ def status(c: Any, json: bool = False) -> None:
         silence = {host: {"error": what} for host, what in why.items() if host in hosts}
         print(_dump({"application": settings.application, "lock": lock, "hosts": {**answers, **silence}}))
     else:
-        print(status_text(settings.application, statuses, lock, why, outdated))
+        width = terminal_width(sys.stdout)
+        print(status_text(settings.application, statuses, lock, why, outdated, width))
     if silent:
         raise survey.silence("status", silent, len(told) + len(silent))
     dead = survey.not_running(statuses)
@@ -115,7 +117,7 @@ def releases(c: Any, json: bool = False) -> None:
     from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report.runs import release_state
-    from deploytools.report.text import table
+    from deploytools.report.text import table, terminal_width
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
@@ -128,7 +130,8 @@ def releases(c: Any, json: bool = False) -> None:
         for host, result in listed.items()
         for item in result["releases"]
     ]
-    print(table(rows, ["host", "id", "ref", "created_at", "state"]) if rows else "no releases yet")
+    width = terminal_width(sys.stdout)
+    print(table(rows, ["host", "id", "ref", "created_at", "state"], width) if rows else "no releases yet")
 
 
 @operation(help=_JSON)
@@ -138,6 +141,7 @@ def history(c: Any, json: bool = False) -> None:
     from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report.runs import history_text, past
+    from deploytools.report.text import terminal_width
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
@@ -145,7 +149,41 @@ def history(c: Any, json: bool = False) -> None:
     runs, unreadable = past(journals)
     for run_id, why in {**damaged, **unreadable}.items():
         print(f"left out, because its journal can't be read: run {run_id}: {why}", file=sys.stderr)
-    print(_dump(runs) if json else history_text(runs))
+    print(_dump(runs) if json else history_text(runs, terminal_width(sys.stdout)))
+
+
+@operation(
+    help={
+        "run": "which run, as fab history shows it: fab report RUN_ID does as well (default: the newest)",
+        "output": "the file to write (default: report-RUN_ID.html in this directory)",
+    }
+)
+def report(c: Any, run: str | None = None, output: str | None = None) -> None:
+    """Write a run as one HTML page, to look at or to send.
+
+    What each host did when, what visitors got per second, every step with what came of it, the migration's
+    log and the plan. The page needs no network. What visitors got, and what programs said, is known on the
+    computer that the run was started from.
+    """
+    from pathlib import Path
+
+    from deploytools import operation as op
+    from deploytools import pastrun
+    from deploytools.errors import UsageError
+    from deploytools.executor import current_settings
+    from deploytools.report.page import page
+
+    settings = current_settings(c)
+    with op.opened(settings) as fleet:
+        records, events = pastrun.read(fleet, settings, run, lambda text: print(text, file=sys.stderr))
+    file = Path(output or f"report-{records[0]['plan']['run_id']}.html")
+    try:
+        file.write_text(page(records, events), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{file} can't be written: {error.strerror}", where="--output", state="nothing was changed"
+        ) from error
+    print(file)
 
 
 @operation(name="status", help={"status": "say what is pending (the default)", **_JSON})

@@ -30,6 +30,7 @@ def test_it_has_the_host_programs_the_sandbox_and_the_templates_and_no_litter(wh
         assert f"deploytools/remote_scripts/{name}" in names
     assert "deploytools/sandbox/guestbook/v1/guestbook.py" in names
     assert {f"deploytools/templates/{name}" for name in ("fabric.yaml", "maint.html", "maint.json")} <= names
+    assert "deploytools/report/page.html" in names
     litter = ("__pycache__", "_cache", "tests/")
     assert not [name for name in names if any(word in name for word in litter)]
 

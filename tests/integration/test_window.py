@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,38 @@ def test_the_run_is_on_record_with_what_it_measured(story: Story) -> None:
     assert story.run["reason"] == "it's `$(time)`"
     assert story.run["downtime_seconds"] >= story.visitors["downtime"]["seconds"] - 0.5
     assert story.run["run_id"] in story.window
+
+
+def test_a_probe_saw_what_the_visitors_saw(story: Story) -> None:
+    (told,) = [line for line in story.window.splitlines() if line.startswith("  downtime")]
+
+    seen = float(told.split()[1])
+    # It asks four times a second, and each end of the downtime may be just after it has asked.
+    assert abs(seen - story.visitors["downtime"]["seconds"]) < 1.0
+    assert "  lost       0 of the probe's " in story.window
+
+
+def test_the_page_of_the_run_has_its_migration_and_its_visitors(story: Story) -> None:
+    file = story.site.on("report", story.run["run_id"], "--output", "page.html").stdout.strip()
+    text = (story.site.directory / file).read_text()
+
+    assert "Running upgrade 0001 -&gt; 0002" in text
+    assert '<rect class="maintenance"' in text
+    assert "it&#39;s `$(time)`" in text
+    assert "there is no run" in story.site.on("report", "--run", "nope", code=2).stderr
+
+
+def test_a_machine_gets_one_object_and_its_events_by_the_line(story: Story) -> None:
+    swapped = story.site.on("hotswap", "--json")
+    refused = story.site.on("rollback", "--to", "nope", "--yes", "--json", code=2)
+
+    events = [json.loads(line)["event"] for line in swapped.stderr.splitlines()]
+    assert (events[0], events.count("step")) == ("begin", 3)
+    assert json.loads(swapped.stdout)["run"]["verdict"] == "done"
+    told = json.loads(refused.stdout)
+    assert (told["ok"], told["exit_code"], told["run"]) == (False, 2, None)
+    assert told["error"]["where"] == "--to"
+    assert refused.stderr == ""
 
 
 def test_afterwards_the_host_is_up_unlocked_and_on_the_new_release(story: Story) -> None:

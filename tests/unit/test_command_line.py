@@ -98,3 +98,16 @@ def test_every_task_that_is_named_for_another_word_exists() -> None:
 
     assert named <= {*ns.task_names, *ns.collections}
     assert not command_line._WORDS.keys() & ns.task_names.keys()
+
+
+def test_a_run_may_be_named_without_saying_that_it_is_one() -> None:
+    typed = ["on", "sandbox", "report", "20260921T141320Z-5d1e9a", "history"]
+
+    assert command_line.named(typed) == [
+        "on",
+        "sandbox",
+        "report",
+        "--run=20260921T141320Z-5d1e9a",
+        "history",
+    ]
+    assert command_line.named(["report", "history"]) == ["report", "history"]

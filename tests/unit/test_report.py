@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from deploytools import journal
 from deploytools.commands import Answer
 from deploytools.plan import Target, downtime_plan
+from deploytools.probe import LOST, SITE, Sample, Seen
+from deploytools.report.events import EventsReporter, Recorder
 from deploytools.report.plain import PlainReporter
-from deploytools.report.runs import past
+from deploytools.report.reporting import on_terminal
+from deploytools.report.runs import history_text, past, summary
 from deploytools.report.setup import alike, setup_text
+from deploytools.report.text import writable
 from deploytools.saga import Mark, State, Verdict
 from deploytools.setup.command import Work
+from tests.support.pastrun import PastRun
 from tests.support.values import BASE, failed, ok, settings
 
 TOOLS = "/usr/local/lib/deploytools/guestbook"
@@ -109,6 +119,19 @@ def test_a_hundred_hosts_that_say_the_same_are_told_in_a_line() -> None:
     ]
 
 
+def test_a_long_upload_is_told_now_and_then_and_how_far_the_first_and_the_last_have_come() -> None:
+    now, out = [0.0], list[str]()
+    plan = downtime_plan(BASE, settings())
+    reporter = PlainReporter(out.append, lambda: now[0])
+    reporter.step(plan, plan.steps[0], plan.hosts, undo=False)
+
+    for at, host, done in ((1, "web1", 10), (11, "web2", 40), (12, "web1", 50), (22, "web1", 100)):
+        now[0] = at
+        reporter.progress(plan.steps[0], host, done, 100)
+
+    assert out[1:] == ["  10% to 40% of all 2 hosts", "  40% to 100% of all 2 hosts"]
+
+
 def test_an_answer_of_several_lines_has_its_host_before_each() -> None:
     told = shown({"web1": ok(message="warning: low\n  remedy: free some\n46 of 47")})
 
@@ -124,3 +147,145 @@ def test_one_journal_that_is_none_hides_no_other_run() -> None:
     assert [run["run_id"] for run in runs] == ["run-1"]
     assert set(left_out) == {"bad", "worse"}
     assert "no journal of ours" in left_out["bad"]
+
+
+WINDOW = PastRun()
+
+
+def test_a_summary_says_what_who_what_it_cost_and_what_is_next() -> None:
+    visitors = Seen(answered=40, maintenance=54, lost=2, downtime=13.5)
+
+    assert summary(WINDOW.records, visitors).splitlines() == [
+        "deploy of guestbook: done, 20260920T091500Z-07391399 -> 20260921T141310Z-14640da9",
+        "  hosts      web[1-3].example.com",
+        "  who        ann on desk",
+        "  why        visitors get a table of <their> own",
+        "  downtime   13.5 s seen by the probe; 13.5 s from the first host told to go down to the last"
+        " proved up",
+        "  migration  11.4 s",
+        "  lost       2 of the probe's 96 requests",
+        "  took       24.2 s",
+        "  run        20260921T141320Z-5d1e9a",
+        "  next       nothing",
+    ]
+
+
+def test_what_nobody_measured_is_no_zero() -> None:
+    told = summary(WINDOW.records)
+
+    assert "down to the last proved up; not measured as visitors see it" in told
+    assert "  lost       not measured" in told
+
+
+def test_a_run_that_holds_says_so_and_what_to_type() -> None:
+    held = PastRun(fails="swap")
+    visitors = Seen(answered=40, maintenance=54, lost=0, downtime=13.5, to_end=True)
+
+    told = summary(held.records, visitors, "fab deploy --resume")
+
+    assert "guestbook: holds, and needs the operator" in told
+    assert "at least 13.5 s seen by the probe, and it was not back at the end" in told
+    assert told.endswith("  next       fab deploy --resume")
+
+
+def test_a_swap_to_the_release_that_was_there_leads_nowhere_else() -> None:
+    same = replace(BASE, operation="hotswap", release="r1")
+    records = [{"at": 1.0, **journal.begin(same)}, {"at": 2.0, **journal.end(Verdict.DONE)}]
+
+    assert summary(records).startswith("hotswap of guestbook: done, on r1\n")
+
+
+def test_the_switch_alone_says_what_ends_it_and_nothing_of_visitors() -> None:
+    down = replace(BASE, operation="maint-down", release=None)
+    records = [{"at": 1.0, **journal.begin(down)}, {"at": 2.0, **journal.end(Verdict.DONE)}]
+
+    assert "downtime" not in summary(records)
+    assert summary(records).endswith("  next       fab maint-up ends maintenance")
+
+
+def test_what_an_encoding_does_not_have_is_written_as_an_escape() -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="iso-8859-1")
+
+    writable(out)
+    print("gr\xfcn, \u043f\u0440\u0438", file=out, flush=True)
+
+    assert raw.getvalue() == b"gr\xfcn, \\u043f\\u0440\\u0438\n"
+
+
+def test_history_fits_on_a_narrow_terminal() -> None:
+    runs, _ = past({"a": WINDOW.records})
+
+    assert history_text(runs).count("\n") == 1
+    assert "what       deploy\nresult     done\n" in history_text(runs, 40)
+    assert max(map(len, history_text(runs, 40).splitlines())) <= 40
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("environ", "drawn"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True),  # as no-color.org has it: set and not empty
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "xterm", "CI": "true"}, False),
+        ({"TERM": "dumb"}, False),
+        ({}, False),
+    ],
+)
+def test_a_live_view_is_for_a_terminal_that_can_and_a_person_who_wants_it(
+    environ: dict[str, str], drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert on_terminal(environ) == drawn
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert not on_terminal(environ)
+
+
+# -- for machines ----------------------------------------------------------------------------------
+
+
+def test_every_event_is_a_line_of_json_with_its_name_and_its_time() -> None:
+    written: list[str] = []
+    reporter = EventsReporter(written.append, lambda: 5.0)
+    plan = downtime_plan(BASE, settings())
+    stage = next(step for step in plan.steps if step.name == "stage")
+
+    reporter.begin(plan, [])
+    reporter.step(plan, stage, ["web1"], undo=False)
+    for done in (1, 2, 3, 100):
+        reporter.progress(stage, "web1", done, 100)
+    reporter.answers(stage, {"web1": failed("full disk")}, {"web1": 1.23456})
+    reporter.line("web1", "out\n")
+    reporter.sample(Sample(4.5, 0.1, LOST, 0, "refused"))
+
+    events = [json.loads(line) for line in written]
+    assert [event["event"] for event in events] == [
+        *("begin", "step", "progress", "progress", "answer", "line", "sample"),
+    ]
+    assert [event["done"] for event in events if event["event"] == "progress"] == [1, 100]
+    assert [event["at"] for event in events] == [5.0] * 6 + [4.5]
+    answer = events[4]
+    assert (answer["state"], answer["error"]["what"], answer["seconds"]) == ("failed", "full disk", 1.235)
+
+
+def test_what_was_seen_of_a_run_is_kept_and_goes_on_where_it_is_resumed(tmp_path: Path) -> None:
+    for at in (1.0, 2.0):
+        recorder = Recorder(lambda: tmp_path)
+        recorder.begin(BASE, [{"kind": "begin"}])
+        recorder.sample(Sample(at, 0.1, SITE, 200))
+
+    assert [sample.at for sample in recorder.samples] == [1.0, 2.0]
+
+
+def test_a_disk_without_room_for_events_changes_nothing_about_the_run(tmp_path: Path) -> None:
+    recorder = Recorder(lambda: tmp_path / "not" / "there")
+
+    recorder.begin(BASE, [])
+    recorder.sample(Sample(1.0, 0.1, SITE, 200))
+
+    assert len(recorder.samples) == 1

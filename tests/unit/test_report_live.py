@@ -61,7 +61,7 @@ def test_it_tells_what_is_done_where_how_long_the_site_is_down_what_comes_and_ho
         "now: migrate the schema 0:35",
         "     on web1.example.com",
         "site: DOWN for 0:45, expected 0:12, at most 0:20 lately",
-        "visitors: 0 lost, 1 answered, 1 maintenance, now the maintenance page in 12 ms",
+        "visitors: 0 lost, now maintenance, 1 by the site, 1 in maintenance, the last in 12 ms",
         "  web1  | one row",
         "next: activate and hot-swap; verify behind the maintenance page; maintenance off; stop the old"
         " generations; prune old releases; release the lock",
