@@ -96,7 +96,9 @@ class Fleet(Generic[R]):
         self.names = tuple(str(host) for host in hosts)
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
-            raise UsageError(f"named more than once: {', '.join(twice)}", where="deploy.hosts")
+            raise UsageError(
+                f"named more than once: {', '.join(twice)}", where="deploy.hosts", next="name each host once"
+            )
         self.cancel = threading.Event()
         self._remotes = {str(host): make(host) for host in hosts}
         self._parallel = max(1, parallel)

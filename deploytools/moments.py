@@ -21,7 +21,9 @@ def parse_until(text: str, now: datetime | None = None) -> str:
             f"can't read the time {text!r}", where="--until", next="use +30m, 14:30 or 2026-01-31T14:30+01:00"
         )
     if moment <= now:
-        raise UsageError(f"{text} has passed already", where="--until")
+        raise UsageError(
+            f"{text} has passed already", where="--until", next="give a later time, such as +30m"
+        )
     return moment.isoformat(timespec="seconds")
 
 

@@ -76,10 +76,14 @@ def opened(
     exclude = exclude or ()
     unknown = [name for name in exclude if name not in map(str, settings.hosts)]
     if unknown:
-        raise UsageError(f"--exclude: no such host: {', '.join(unknown)}", where="deploy.hosts")
+        raise UsageError(
+            f"--exclude: no such host: {', '.join(unknown)}",
+            where="deploy.hosts",
+            next=f"name some of: {', '.join(map(str, settings.hosts))}",
+        )
     hosts = [host for host in settings.hosts if str(host) not in exclude]
     if not hosts:
-        raise UsageError("every host is excluded, so there is nothing to do")
+        raise UsageError("every host is excluded, so there is nothing to do", next="leave a host in")
     if str(settings.lock_host) not in map(str, hosts):
         hosts.append(settings.lock_host)
     if as_user is not None:
@@ -424,7 +428,9 @@ def _as_user(host: Host, user: str) -> Host:
     try:
         return replace(host, user=user)
     except ValueError:
-        raise UsageError(f"{user!r} is no account's name", where="--as-user") from None
+        raise UsageError(
+            f"{user!r} is no account's name", where="--as-user", next="--as-user root, say"
+        ) from None
 
 
 def journals() -> Path:

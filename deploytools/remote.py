@@ -360,7 +360,9 @@ class Remote:
         host = options.parse_hop(hop)
         if str(host) in behind:
             raise UsageError(
-                f"ProxyJump goes round in circles: {' -> '.join((*behind, str(host)))}", where="ssh_config"
+                f"ProxyJump goes round in circles: {' -> '.join((*behind, str(host)))}",
+                where="ssh_config",
+                next=f"ssh -G {self.name} | grep proxyjump; then mend ssh_config",
             )
         return Remote(host, self._ssh_config, self._timeout, self._gateways, jump=jump or None, behind=behind)
 

@@ -47,11 +47,17 @@ def resolve(settings: Settings, ref: str | None, now: datetime) -> Source:
     path, wanted = settings.source.path, ref or settings.source.ref
     stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     if not path.is_dir():
-        raise UsageError("there is no directory to deploy", where=f"deploy.source.path: {path}")
+        raise UsageError(
+            "there is no directory to deploy",
+            where=f"deploy.source.path: {path}",
+            next="mend deploy.source.path in fabric.yaml",
+        )
     if wanted is None or not _in_git(path):
         if ref is not None:
             raise UsageError(
-                f"{path} is not a git checkout, so it has no ref {ref}", where="deploy.source.path"
+                f"{path} is not a git checkout, so it has no ref {ref}",
+                where="deploy.source.path",
+                next="leave out --ref, to ship the directory as it is; or git init and git commit there",
             )
         return Source(path, stamp, None, None, None, None)
     try:

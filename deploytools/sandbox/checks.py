@@ -45,7 +45,7 @@ def place(root: Path) -> Path:
     """Given a project directory, return where its sandbox goes; raises UsageError where it can't."""
     base = base_of(root)
     if not base.parent.is_dir():
-        raise UsageError("there is no such directory", where=str(base.parent))
+        raise UsageError("there is no such directory", where=str(base.parent), next="cd to the project")
     if not PLAIN_PATH.fullmatch(str(base)):
         raise UsageError(
             "the sandbox's programs don't agree on how to quote this path",

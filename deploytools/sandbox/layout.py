@@ -88,7 +88,10 @@ def account() -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(os.geteuid())
     except KeyError:
-        raise UsageError(f"user id {os.geteuid()} has no account, so sshd can't let it in") from None
+        raise UsageError(
+            f"user id {os.geteuid()} has no account, so sshd can't let it in",
+            next="run fab as a user that has an account",
+        ) from None
 
 
 def base_of(root: Path) -> Path:

@@ -137,7 +137,11 @@ def parse_hop(text: str) -> Hop:
     """`me@bastion:2222` and `ssh://me@bastion` -> Hop. Raises UsageError where it is neither."""
     match = _HOP.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"ProxyJump names {text!r}, which is no [user@]host[:port]", where="ssh_config")
+        raise UsageError(
+            f"ProxyJump names {text!r}, which is no [user@]host[:port]",
+            where="ssh_config",
+            next="mend ProxyJump there",
+        )
     port = match["port"]
     return Hop(match["literal"] or match["host"], match["user"], int(port) if port else None)
 

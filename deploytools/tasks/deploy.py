@@ -289,7 +289,9 @@ def _batch(text: str, base: Plan) -> int:
         return plans.batch_size(text, len(base.targets))
     except ValueError:
         raise UsageError(
-            f"can't read {text!r}: give a number of hosts or a share like 25%", where="--batch"
+            f"can't read {text!r}: give a number of hosts or a share like 25%",
+            where="--batch",
+            next="--batch 2, or --batch 25%",
         ) from None
 
 

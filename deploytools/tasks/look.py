@@ -231,7 +231,11 @@ def resolve(c: Any, as_: str, reason: str, run_id: str | None = None) -> None:
     from deploytools.executor import current_settings
 
     if as_ not in ("applied", "not-applied"):
-        raise UsageError(f"{as_!r} is neither applied nor not-applied", where="--as")
+        raise UsageError(
+            f"{as_!r} is neither applied nor not-applied",
+            where="--as",
+            next="say what you found: --as applied",
+        )
     settings = current_settings(c)
     with op.connected(settings) as fleet:
         run_id = run_id or survey.open_lock(fleet, settings)["run_id"]
