@@ -35,6 +35,7 @@ class Found:
         command: how it is started.
         env: variables that it is started with.
         document_root: the directory that lighttpd serves files from, or None.
+        shared: what releases are to share; a `.env` only where the project knows one.
         migrate: the keys of `migrate`, in their order; empty where no migration tool was found.
         notes: what was found, and what is still to be seen to, a sentence each.
     """
@@ -43,6 +44,7 @@ class Found:
     command: str
     env: dict[str, str] = field(default_factory=dict)
     document_root: str | None = None
+    shared: tuple[str, ...] = ("var",)
     migrate: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -53,7 +55,8 @@ def detect(directory: Path) -> Found:
     migrate, about = _migrations(directory)
     if not any((parent / ".git").exists() for parent in (directory, *directory.parents)):
         about.append("this is no git checkout: git init, since what is committed is what is shipped")
-    return Found(application_name(directory.name), command, env, root, migrate, (*notes, *about))
+    shared = (".env", "var") if any(directory.glob(".env*")) else ("var",)
+    return Found(application_name(directory.name), command, env, root, shared, migrate, (*notes, *about))
 
 
 def application_name(text: str) -> str:

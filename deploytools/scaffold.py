@@ -54,7 +54,7 @@ def section(found: Found, hosts: Sequence[str]) -> dict[str, object]:
     return {
         "application": found.application,
         "hosts": list(hosts),
-        "shared": [".env", "var"],
+        "shared": list(found.shared),
         "app": {"command": found.command, "env": found.env},
         "webserver": {"document_root": found.document_root},
         "migrate": found.migrate or None,
@@ -66,6 +66,7 @@ def rendered(found: Found, hosts: Sequence[str]) -> str:
     values = {
         "application": found.application,
         "hosts": "\n".join(f"    - {json.dumps(host)}" for host in hosts),
+        "shared": json.dumps(list(found.shared)),
         "command": json.dumps(found.command),
         "env": json.dumps(found.env),
         "document_root": json.dumps(found.document_root),

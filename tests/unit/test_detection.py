@@ -136,3 +136,9 @@ def test_what_is_not_in_git_is_told(tmp_path: Path) -> None:
 )
 def test_a_directory_s_name_becomes_one_that_an_application_may_have(directory: str, name: str) -> None:
     assert application_name(directory) == name
+
+
+def test_a_file_for_secrets_is_shared_where_the_project_knows_one(tmp_path: Path) -> None:
+    assert detect(tmp_path).shared == ("var",)
+    (tmp_path / ".env.example").write_text("SECRET=\n")
+    assert detect(tmp_path).shared == (".env", "var")
