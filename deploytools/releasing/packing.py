@@ -120,6 +120,7 @@ class Frames:
         raise OperationFailed(
             f"the release can't be read on this computer: {self._trouble.strerror}",
             where=str(self._trouble.filename or tempfile.gettempdir()),
+            state="what came of it to a host is kept there, and no release",
             next=f"df -h {tempfile.gettempdir()} (TMPDIR names another place)",
         )
 
