@@ -121,7 +121,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             return [_can_wait(_acquire(plan, settings))]
         case "preflight":
             told = expectation(settings, app=plan.operation == "deploy", migrates=False)
-            told["deploying"] = plan.operation == "deploy"
+            told.update(deploying=plan.operation == "deploy", quick=True)
             return [Command(program(settings, "doctor", "--expected"), stdin=json.dumps(told).encode())]
         case "stage":
             return _stage(plan, settings)

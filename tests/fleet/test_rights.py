@@ -67,6 +67,18 @@ def test_sudo_runs_the_programs_and_nothing_else(prepared: Fleet) -> None:
             assert "password is required" in refused.stderr, other
 
 
+@pytest.mark.parametrize("expected", ["{}", '{"quick": true}'], ids=["at leisure", "before a deploy"])
+def test_one_program_that_sudo_does_not_run_is_told_by_its_name(prepared: Fleet, expected: str) -> None:
+    for host in prepared:
+        drop_in = "/etc/sudoers.d/zz-less"
+        host.write(drop_in, f"deploy ALL=(root) !{TOOLS}/migrate\n", mode=0o440)
+        looked = [f"{TOOLS}/doctor", "--expected", "--json"]
+        told = json.loads(host.run(looked, user="deploy", check=False, input=expected).stdout)
+        host.run(["rm", drop_in])
+        (found,) = [check for check in told["checks"] if check["name"] == "sudo"]
+        assert found["message"].startswith(f"sudo -n doesn't let deploy run {TOOLS}/migrate: "), found
+
+
 def test_nothing_that_the_deploy_user_says_or_has_is_run_by_root(prepared: Fleet) -> None:
     for host in prepared:
         tried = "; ".join(
