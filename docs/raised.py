@@ -15,7 +15,7 @@ LAPTOP, HOST = REPOSITORY / "deploytools", REPOSITORY / "remote_scripts"
 CODES = {"USAGE": 2, "FAILED": 3, "IN_MAINTENANCE": 4, "BUSY": 5, "UNREACHABLE": 6, "UNFINISHED": 7}
 ROOTS = {"DeployError", "Failure"}
 WHOLE = {"PackagesMissing"}
-CONSTANTS: dict[str, str] = {}
+Names = dict[str, str]
 PARTS = ("what", "where", "state", "next")
 
 
@@ -48,7 +48,7 @@ def messages() -> list[Message]:
     """All of them, by file and place."""
     trees = {path: ast.parse(path.read_text()) for path in _sources()}
     kinds = _kinds(trees.values())
-    CONSTANTS.update(_constants(trees.values()))
+    constants = _constants(trees.values())
     return [
         Message(
             str(path.relative_to(REPOSITORY)),
@@ -56,10 +56,10 @@ def messages() -> list[Message]:
             function,
             kind,
             _code(kind, call),
-            _said(kind, call),
+            _said(kind, call, names),
         )
         for path, tree in trees.items()
-        for call, function in _calls(tree, "")
+        for call, function, names in _calls(tree, "", constants)
         if (kind := _kind(call, function, kinds))
     ]
 
@@ -106,14 +106,25 @@ def _constants(trees: Iterable[ast.Module]) -> dict[str, str]:
     }
 
 
-def _calls(node: ast.AST, function: str) -> Iterator[tuple[ast.Call, str]]:
+def _calls(node: ast.AST, function: str, names: Names) -> Iterator[tuple[ast.Call, str, Names]]:
+    """Every call below `node`, the function that it is in, and the text that names have there."""
     for child in ast.iter_child_nodes(node):
-        inner = function
+        inner, known = function, names
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             inner = f"{function}.{child.name}".lstrip(".")
+            known = {**names, **_assigned(child, names)}
         if isinstance(child, ast.Call):
-            yield child, function
-        yield from _calls(child, inner)
+            yield child, function, names
+        yield from _calls(child, inner, known)
+
+
+def _assigned(function: ast.AST, names: Names) -> Names:
+    """The text that a function gives to its variables; with ` | ` between where it is one or another."""
+    said: dict[str, list[str]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            said.setdefault(node.targets[0].id, []).append(_text(node.value, names))
+    return {name: " | ".join(dict.fromkeys(texts)) for name, texts in said.items() if texts != ["…"]}
 
 
 def _name(node: ast.expr) -> str:
@@ -132,9 +143,9 @@ def _code(kind: str, call: ast.Call) -> int | None:
     return CODES.get(_name(given))
 
 
-def _said(kind: str, call: ast.Call) -> dict[str, str]:
+def _said(kind: str, call: ast.Call, names: Names) -> dict[str, str]:
     """The parts, and what holds for a class where it doesn't say one: deploytools.errors, hostlib.program."""
-    parts = _parts(call)
+    parts = _parts(call, names)
     if laptop := getattr(errors, kind, None):
         usual = {"state": laptop.usual_state, "next": laptop.usual_next}
     else:
@@ -143,32 +154,32 @@ def _said(kind: str, call: ast.Call) -> dict[str, str]:
     return {**{name: text for name, text in usual.items() if text}, **parts}
 
 
-def _parts(call: ast.Call) -> dict[str, str]:
+def _parts(call: ast.Call, names: Names) -> dict[str, str]:
     said = {word.arg: word.value for word in call.keywords}
     if call.args:
         said.setdefault("what", call.args[0])
     if None in said:  # **parts
-        return {name: _text(said[name]) if name in said else "…" for name in PARTS}
-    return {name: _text(said[name]) for name in PARTS if name in said}
+        return {name: _text(said[name], names) if name in said else "…" for name in PARTS}
+    return {name: _text(said[name], names) for name in PARTS if name in said}
 
 
-def _text(node: ast.expr) -> str:
+def _text(node: ast.expr, names: Names) -> str:
     """The text of an expression; what is only known when it happens is `…`."""
     match node:
         case ast.Constant(value):
             text = str(value)
         case ast.Name(name):
-            text = CONSTANTS.get(name, "…")
+            text = names.get(name, "…")
         case ast.FormattedValue(value):
-            text = _text(value)
+            text = _text(value, names)
         case ast.JoinedStr(values):
-            text = "".join(map(_text, values))
+            text = "".join(_text(value, names) for value in values)
         case ast.BinOp(left, ast.Add(), right):
-            text = _text(left) + _text(right)
+            text = _text(left, names) + _text(right, names)
         case ast.IfExp(_, body, orelse):
-            text = f"{_text(body)} | {_text(orelse)}"
+            text = f"{_text(body, names)} | {_text(orelse, names)}"
         case ast.BoolOp(_, values):
-            text = " | ".join(map(_text, values))
+            text = " | ".join(_text(value, names) for value in values)
         case _:
             text = "…"
     return re.sub("…+", "…", text)

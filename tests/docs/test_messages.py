@@ -33,7 +33,7 @@ def commands() -> list[tuple[str, str, str]]:
         (f"{each.file}:{each.line}", *found)
         for each in MESSAGES
         for found in re.findall(
-            r"\bfab (?!as )(?:on \S+ )?([a-z][a-z.-]*[a-z])([^;|]*)", each.parts.get("next", "")
+            r"\bfab (?!as )(?:on \S+ )?([a-z][a-z.-]*[a-z])([^;|,(]*)", each.parts.get("next", "")
         )
     ]
 
