@@ -67,7 +67,7 @@ class Visitor:
         """Let so much time pass for the page, in small steps: its requests take none of it."""
         for _ in range(0, seconds, 2):
             self.page.clock.run_for(2_000)
-            wait_until(self._is_quiet, what="every request has its answer")
+            wait_until(self._is_quiet, timeout=30, what="every request has its answer")
             if until():
                 return
 
