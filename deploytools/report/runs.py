@@ -16,7 +16,7 @@ from deploytools.saga import Verdict
 def summary(records: Sequence[Record], visitors: Seen | None = None, next_: str | None = None) -> str:
     """A run in a few lines to paste into a chat: what, who, what it cost visitors, what to do `next_`."""
     run = described(records, visitors)
-    first = f"{run['operation']} of {run['application']}: {ended(run)}{_change(run)}"
+    first = f"{run['operation']} of {run['application']}: {ended(run)}{_why(run)}{_change(run)}"
     told = [*facts(records, visitors), ("next", next_ or _next(run))]
     return "\n".join([first, *(f"  {word:10} {text}" for word, text in told if word != "release")])
 
@@ -59,6 +59,10 @@ def _change(run: Mapping[str, Any]) -> str:
     return f", on {run['release']}" if same else f", {run['from'] or 'nothing'} -> {run['release']}"
 
 
+def _why(run: Mapping[str, Any]) -> str:
+    return f" ({run['because']})" if run["because"] else ""
+
+
 def _next(run: Mapping[str, Any]) -> str:
     """What is left to do where no error says so."""
     return "fab maint-up ends maintenance" if run["operation"] == "maint-down" else "nothing"
@@ -68,7 +72,7 @@ def ended(run: Mapping[str, Any]) -> str:
     """How a run ended, in words."""
     words = {
         Verdict.DONE.value: "done",
-        Verdict.REVERTED.value: "failed and undone",
+        Verdict.REVERTED.value: "undone",
         Verdict.HELD.value: "holds, and needs the operator",
     }
     return words.get(str(run["verdict"]), "open")
@@ -78,6 +82,7 @@ def described(records: Sequence[Record], visitors: Seen | None = None) -> dict[s
     """A run as a machine reads it: `fab history --json` is a list of these. `visitors`: what a probe saw."""
     plan, measured = plan_of(records), times(records)
     ends = [record["verdict"] for record in records if record["kind"] == "end"]
+    turns = [record["because"] for record in records if record["kind"] == "turn-back"]
     return {
         "run_id": plan.run_id,
         "operation": plan.operation,
@@ -90,6 +95,7 @@ def described(records: Sequence[Record], visitors: Seen | None = None) -> dict[s
         "reason": plan.reason,
         "started": measured.started,
         "verdict": ends[-1] if ends else None,
+        "because": turns[-1] if turns else None,
         "seconds": round((measured.ended or records[-1]["at"]) - measured.started, 3),
         "downtime_seconds": None if measured.downtime is None else round(measured.downtime, 3),
         "migration_seconds": measured.migration,

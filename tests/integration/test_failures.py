@@ -107,7 +107,7 @@ def test_ctrl_c_before_the_migration_can_be_aborted(deployed: Site) -> None:
     assert "stopping as soon as the step in hand is done" in stderr
     assert "next:  fab deploy --resume, or fab deploy --abort" in stderr
     told = deployed.on("deploy", "--abort")
-    assert "reverted" in told.stdout
+    assert "undone (aborted by " in told.stdout
     assert deployed.serves == deployed.commit("v3")
     assert migrations(deployed) == before
 
@@ -183,7 +183,7 @@ def test_nothing_to_resume_is_said(deployed: Site) -> None:
         (["deploy", "--exclude", "web9"], "no such host: web9"),
         (["deploy", "--exclude", "sandbox"], "every host is excluded"),
         (["deploy"], "there is no terminal to ask on"),
-        (["rollback", "--to", "nonsense"], "nonsense is not on every host"),
+        (["rollback", "--to", "nonsense"], "nonsense is not on the hosts"),
     ],
 )
 def test_bad_input_is_told_in_one_message_and_changes_nothing(

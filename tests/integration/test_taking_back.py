@@ -57,7 +57,7 @@ def test_an_abort_takes_the_schema_back_before_the_code_and_the_public_meets_nei
     assert "a bad day" in held.stderr
     assert "[undo] take the migration back" in aborted.stderr
     assert "is taken back" in aborted.stderr
-    assert "reverted" in aborted.stdout
+    assert "undone (aborted by " in aborted.stdout
     status = site.status()
     assert (status["maintenance"]["state"], status["lock"]) == ("up", None)
     assert site.serves == site.commit("v3")
