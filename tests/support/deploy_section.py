@@ -129,6 +129,7 @@ def another(key: Key) -> object:
         ("app", "user"): "ann",
         ("webserver", "user"): "lighttpd",
         ("webserver", "url"): "http://127.0.0.1:8080/",
+        ("webserver", "public_url"): "https://www.example.com/",
         ("webserver", "host_header"): "www.example.com",
         ("webserver", "document_root"): "public",
         ("page", "color"): "#0b57d0",
