@@ -159,7 +159,7 @@ def history(c: Any, json: bool = False) -> None:
     }
 )
 def report(c: Any, run: str | None = None, output: str | None = None) -> None:
-    """Write a run as one HTML page, to look at or to send.
+    """Write a run as one HTML page, to look at or send.
 
     What each host did when, what visitors got per second, every step with what came of it, the migration's
     log and the plan. The page needs no network. What visitors got, and what programs said, is known on the

@@ -90,7 +90,10 @@ def maint_preview(
     until: str | None = None,
     sent: bool = False,
 ) -> None:
-    """Show the maintenance page as visitors would get it; asks no host."""
+    """Show the maintenance page as visitors will get it.
+
+    It is made on this computer: no host is asked.
+    """
     import sys
     import time
     from datetime import datetime

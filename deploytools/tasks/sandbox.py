@@ -12,7 +12,7 @@ _PORTS = {"http-port": "where the site answers (8080)", "ssh-port": "where sshd 
 
 @operation(help=_PORTS)
 def up(c: Any, http_port: int = 0, ssh_port: int = 0) -> None:
-    """Start a web host on this computer to try things on.
+    """Start a web host on this computer, to play with.
 
     Real lighttpd, real sshd, a guestbook to deploy; under `.sandbox/`.
     """

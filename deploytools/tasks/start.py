@@ -28,7 +28,7 @@ def on(c: Any, environment: str) -> None:
     positional=[],
 )
 def init(c: Any, application: str | None = None, host: Any = None, command: str | None = None) -> None:
-    """Write a fabric.yaml and a fabfile.py for a project.
+    """Write fabric.yaml and fabfile.py for a project.
 
     Into this directory, never over existing ones, with what the project's files tell: how the application is
     started, its migrations, its database. Without options it asks, on a terminal. Before there is a

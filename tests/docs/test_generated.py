@@ -37,3 +37,12 @@ def test_every_task_has_a_part_that_tells_its_options(task: str) -> None:
     part = REFERENCE.partition(f"\n### {task}\n")[2].partition("\n### ")[0]
     for argument in generated.ns[task].get_arguments():
         assert task == "on" or f"| `--{argument.names[0].rstrip('_')}" in part
+
+
+@pytest.mark.parametrize("task", generated.ns.task_names)
+def test_a_task_takes_one_line_of_the_list(task: str) -> None:
+    longest = max(len(f"{name} ({', '.join(aliases)})") for name, aliases in generated.ns.task_names.items())
+    (said, *_) = (generated.ns[task].__doc__ or "").splitlines()
+
+    assert said.endswith(".")
+    assert 2 + longest + 3 + len(said) <= 80
