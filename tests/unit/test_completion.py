@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.operators import FAB
 
 LINES = {
-    "maint-": {"maint-down", "maint-up"},
+    "maint-": {"maint-down", "maint-preview", "maint-up"},
     "on staging ro": {"rollback"},
     "deploy --with": {"--with-downtime"},
     "setup --in": {"--install-packages"},

@@ -127,7 +127,7 @@ def test_a_run_that_was_cut_off_has_a_page_too() -> None:
 
     assert "no answer is on record" in Page(page(records)).words
     records.append({"at": 3.0, **journal.end(Verdict.REVERTED)})
-    assert "failed and undone" in Page(page(records)).words
+    assert "deploy of guestbook: undone" in Page(page(records)).words
 
 
 def test_a_long_run_has_no_more_columns_than_a_screen_has() -> None:
