@@ -36,7 +36,10 @@ def write(page: bytes, file: str | Path) -> Path:
         path.write_bytes(page)
     except OSError as error:
         raise UsageError(
-            f"{path} can't be written: {error.strerror}", where="--output", state="nothing was changed"
+            f"{path} can't be written: {error.strerror}",
+            where="--output",
+            state="nothing was changed",
+            next="fab maint-preview --output with another file, or - for standard output",
         ) from error
     return path
 
