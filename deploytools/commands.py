@@ -162,7 +162,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
         case "swap":
             options = _options(release=plan.release, run_id=plan.run_id)
             leave = ["--leave"] if plan.has("retire") else []
-            bake = settings.rolling.bake if plan.operation == "deploy" and not plan.window else 0
+            bake = goes_on_for(plan, step, settings)
             watched = [f"--bake={bake:g}"] if bake else []
             swap = program(settings, "swap", *options, *leave, *watched)
             return [_can_wait(swap, as_root=settings.privileged, timeout=_swap_timeout(settings) + bake)]
@@ -204,6 +204,12 @@ def ahead(plan: Plan, host: str, settings: Settings, progress: Progress | None =
     if host == plan.lock_host:
         found.append(journal(plan, settings, [], 0)[0])
     return [item for item in found if isinstance(item, Command) and item.ahead]
+
+
+def goes_on_for(plan: Plan, step: Step, settings: Settings) -> float:
+    """For how long a step's program is meant to go on, in seconds, and so stands in its next call's way."""
+    watches = step.name == "swap" and plan.operation == "deploy" and not plan.window
+    return settings.rolling.bake if watches else 0.0
 
 
 def in_window(plan: Plan, step: Step) -> bool:

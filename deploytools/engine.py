@@ -179,7 +179,7 @@ class Engine:
     def _ask(
         self, progress: Progress, act: Act, attempted: set[str]
     ) -> tuple[dict[str, Answer], dict[str, float]]:
-        """Run the step on its hosts; ask again where the link was lost, until RECONNECT has passed.
+        """Run the step on its hosts; ask again where the link was lost, until RECONNECT has passed since.
 
         Returns the answers, and when each arrived by `clock`; in the order of the hosts.
 
@@ -190,7 +190,7 @@ class Engine:
         answers: dict[str, Answer] = {}
         todo = {host: self._todo(progress, act, host) for host in act.hosts}
         left: tuple[str, ...] = act.hosts
-        deadline = self.clock() + RECONNECT
+        deadline: float | None = None  # from the first loss on: a step may take long before
         asked = set(attempted)
         forward_only = not act.undo and not may_turn_back(self.plan, progress)
         arrived: dict[str, float] = {}
@@ -211,13 +211,15 @@ class Engine:
                 sent_a_hook = isinstance(outcome, Lost) and not _repeatable(todo[host])
                 if answer is not None:
                     answers[host] = answer
-                elif sent_a_hook or self.stop.cancel.is_set() or self.clock() >= deadline:
+                elif sent_a_hook or self.stop.cancel.is_set() or (deadline and self.clock() >= deadline):
                     answers[host] = _unknown(outcome)
                 else:
                     again.append(host)
             asked.update(again)
             left = tuple(again)
             if left:
+                at_most = RECONNECT + commands.goes_on_for(self.plan, act.step, self.settings)
+                deadline = deadline or self.clock() + at_most
                 self.reporter.note(f"no certain answer from {', '.join(left)}; asking again")
                 self.wait(RETRY)
         return {host: answers[host] for host in act.hosts}, arrived

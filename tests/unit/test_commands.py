@@ -8,7 +8,7 @@ import pytest
 from deploytools import __version__, commands
 from deploytools import plan as plans
 from deploytools.commands import Command, Ship
-from deploytools.plan import Step, Target
+from deploytools.plan import Plan, Step, Target
 from deploytools.saga import Mark, Progress, State
 from tests.support.values import BASE, settings
 
@@ -78,6 +78,22 @@ def test_each_host_is_compared_with_what_it_was_when_the_plan_was_made() -> None
         {"release": "r1", "down": False, "run_id": None},
         {"release": "r0", "down": True, "run_id": "run-0"},
     ]
+
+
+def test_a_host_is_watched_after_its_swap_in_a_deploy_without_a_window_alone() -> None:
+    watching = settings(rolling={"bake": "90s"})
+    rolling, window = plans.rolling_plan(BASE, watching), plans.downtime_plan(BASE, watching)
+    back = replace(plans.rollback_plan(BASE, watching), operation="rollback")
+
+    def swap(plan: Plan) -> Command:
+        (step,) = (step for step in plan.steps if step.name == "swap")
+        (command,) = commands.do(plan, step, Progress(), watching)
+        assert isinstance(command, Command)
+        return command
+
+    assert "--bake=90" in swap(rolling).argv
+    assert swap(rolling).timeout == swap(window).timeout + 90
+    assert not any("bake" in word for plan in (window, back) for word in swap(plan).argv)
 
 
 def test_for_a_rollback_the_lock_and_the_swaps_are_started_before_their_turn() -> None:

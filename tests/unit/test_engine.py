@@ -401,6 +401,15 @@ def test_a_host_that_was_lost_is_asked_again_under_the_same_run_id(tmp_path: Pat
     assert world.said.count(("web1", "migrate run")) == 4
 
 
+def test_a_host_that_was_lost_late_in_a_long_step_is_asked_again_for_as_long(tmp_path: Path) -> None:
+    world = World({("web1", "migrate run"): [lost()] * 20})
+    made = engine(world, tmp_path)
+    clock = made.clock
+    world.before = lambda _, word: clock.wait(3600) if ("web1", word) not in world.said else None  # type: ignore[attr-defined]
+
+    assert made.run().verdict is Verdict.DONE
+
+
 def test_a_host_that_stays_lost_is_unknown_and_never_failed(tmp_path: Path) -> None:
     world = World({("web1", "migrate run"): [lost()] * 1000})
 

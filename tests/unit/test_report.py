@@ -17,7 +17,7 @@ from deploytools.probe import LOST, SITE, Sample, Seen
 from deploytools.report.events import EventsReporter, Recorder
 from deploytools.report.plain import PlainReporter
 from deploytools.report.reporting import on_terminal
-from deploytools.report.runs import history_text, past, summary
+from deploytools.report.runs import history_text, past, release_state, summary
 from deploytools.report.setup import alike, setup_text
 from deploytools.report.text import writable
 from deploytools.saga import Mark, State, Verdict
@@ -289,3 +289,17 @@ def test_a_disk_without_room_for_events_changes_nothing_about_the_run(tmp_path: 
     recorder.sample(Sample(1.0, 0.1, SITE, 200))
 
     assert len(recorder.samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ({"current": True, "state": "deployed"}, "current"),
+        ({"current": False, "previous": True, "state": "deployed"}, "previous"),
+        ({"current": False, "state": "failed"}, "failed"),
+        ({"current": True, "state": "staged"}, "current, never deployed whole"),
+        ({"current": False, "state": "deployed"}, ""),
+    ],
+)
+def test_a_release_is_told_by_what_became_of_it(item: dict[str, object], told: str) -> None:
+    assert release_state(item) == told
