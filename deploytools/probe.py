@@ -12,7 +12,7 @@ import ipaddress
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -162,12 +162,3 @@ def _kind(status: int, marked: bool, why: str) -> str:
     if status == 503 and marked:
         return MAINTENANCE
     return LOST if status >= 500 else SITE
-
-
-def per_second(samples: Sequence[Sample]) -> list[dict[str, float]]:
-    """A row for each `second` since the epoch in which a request was sent, with how many of each kind."""
-    rows: dict[int, dict[str, float]] = {}
-    for sample in sorted(samples):
-        row = rows.setdefault(int(sample.at), {"second": int(sample.at), **dict.fromkeys(KINDS, 0)})
-        row[sample.kind] += 1
-    return list(rows.values())

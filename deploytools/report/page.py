@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from deploytools import __version__, plan
 from deploytools.hostnames import FEW, names
 from deploytools.journal import Record, plan_of
-from deploytools.probe import KINDS, Sample, per_second, seen
+from deploytools.probe import KINDS, Sample, seen
 from deploytools.report.events import samples
 from deploytools.report.plain import clean
 from deploytools.report.runs import described, ended, facts
@@ -225,11 +225,9 @@ def chart(got: Sequence[Sample], began: float, span: float) -> list[Column]:
         return []
     width = max(1, -(-int(span + 1) // COLUMNS))
     columns: dict[int, dict[str, float]] = {}
-    for row in per_second(got):
-        at = int(row["second"] - int(began)) // width * width
-        counts = columns.setdefault(at, dict.fromkeys(KINDS, 0.0))
-        for kind in KINDS:
-            counts[kind] += row[kind] / width
+    for sample in got:
+        at = int(max(0.0, sample.at - began)) // width * width
+        columns.setdefault(at, dict.fromkeys(KINDS, 0.0))[sample.kind] += 1 / width
     return [Column(float(at), float(width), counts) for at, counts in sorted(columns.items())]
 
 
@@ -250,7 +248,10 @@ def ticks(span: float) -> list[float]:
     """Where the axis of time has its marks, in seconds: at most seven, at round figures."""
     for each in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200):
         if span / each <= 6:
-            return [each * number for number in range(int(span / each) + 1)]
+            marks = [each * number for number in range(int(span / each) + 1)]
+            return [
+                mark for mark in marks if mark <= 0.94 * span
+            ]  # further on there is no room for its label
     return [0.0, span]
 
 

@@ -16,7 +16,8 @@ from deploytools.saga import Verdict
 def summary(records: Sequence[Record], visitors: Seen | None = None, next_: str | None = None) -> str:
     """A run in a few lines to paste into a chat: what, who, what it cost visitors, what to do `next_`."""
     run = described(records, visitors)
-    first = f"{run['operation']} of {run['application']}: {ended(run)}{_why(run)}{_change(run)}"
+    end = ended(run) if run["verdict"] else "interrupted, and open"
+    first = f"{run['operation']} of {run['application']}: {end}{_why(run)}{_change(run)}"
     told = [*facts(records, visitors), ("next", next_ or _next(run))]
     return "\n".join([first, *(f"  {word:10} {text}" for word, text in told if word != "release")])
 

@@ -17,7 +17,7 @@ def error_text(error: DeployError) -> str:
     lines = [f"error: {error.what}"]
     if error.where:
         lines.append(f"  where: {error.where}")
-    lines += [f"    {line}" for line in error.details]
+    lines += [f"    {line}" for detail in error.details for line in detail.splitlines()]
     if error.state:
         lines.append(f"  state: {error.state}")
     if error.next:

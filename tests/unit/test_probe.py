@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from deploytools.probe import LOST, MAINTENANCE, SITE, Probe, Sample, Seen, address, ask, per_second, seen
+from deploytools.probe import LOST, MAINTENANCE, SITE, Probe, Sample, Seen, address, ask, seen
 
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
@@ -98,15 +98,6 @@ def test_the_downtime_is_the_time_from_each_answer_that_is_missing_to_the_next_t
     kinds: str, expected: Seen | None
 ) -> None:
     assert seen(samples(kinds)) == expected
-
-
-def test_samples_are_counted_by_the_second() -> None:
-    twice = [*samples(".m"), *samples("..")]
-
-    assert per_second(twice) == [
-        {"second": 100, SITE: 2, MAINTENANCE: 0, LOST: 0},
-        {"second": 101, SITE: 1, MAINTENANCE: 1, LOST: 0},
-    ]
 
 
 @pytest.mark.parametrize(

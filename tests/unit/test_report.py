@@ -12,6 +12,7 @@ import pytest
 
 from deploytools import journal
 from deploytools.commands import Answer
+from deploytools.errors import OperationFailed
 from deploytools.plan import Target, downtime_plan
 from deploytools.probe import LOST, SITE, Sample, Seen
 from deploytools.report.events import EventsReporter, Recorder
@@ -19,7 +20,7 @@ from deploytools.report.plain import PlainReporter
 from deploytools.report.reporting import on_terminal
 from deploytools.report.runs import history_text, past, release_state, summary
 from deploytools.report.setup import alike, setup_text
-from deploytools.report.text import writable
+from deploytools.report.text import error_text, writable
 from deploytools.saga import Mark, State, Verdict
 from deploytools.setup.command import Work
 from tests.support.pastrun import PastRun
@@ -186,6 +187,18 @@ def test_a_run_that_holds_says_so_and_what_to_type() -> None:
     assert "guestbook: holds, and needs the operator" in told
     assert "at least 13.5 s seen by the probe, and it was not back at the end" in told
     assert told.endswith("  next       fab deploy --resume")
+
+
+def test_a_run_that_was_interrupted_is_told_as_that() -> None:
+    records = [{"at": 1.0, **journal.begin(BASE)}, {"at": 2.0, **journal.interrupted()}]
+
+    assert summary(records).startswith("deploy of guestbook: interrupted, and open, r1 -> r2\n")
+
+
+def test_an_error_of_several_lines_stays_below_its_head() -> None:
+    error = OperationFailed("it failed", details=["web1: one\ntwo"], state="as before", next="fab status")
+
+    assert error_text(error).splitlines()[1:3] == ["    web1: one", "    two"]
 
 
 def test_a_swap_to_the_release_that_was_there_leads_nowhere_else() -> None:

@@ -130,6 +130,12 @@ def test_a_run_that_was_cut_off_has_a_page_too() -> None:
     assert "deploy of guestbook: undone" in Page(page(records)).words
 
 
+def test_the_answers_are_on_the_same_axis_as_the_hosts() -> None:
+    drawn = chart([Sample(BEGAN + 0.9 + at, 0.01, SITE, 200) for at in (0.0, 0.05, 0.2)], BEGAN + 0.5, 3.0)
+
+    assert [(column.at, column.counts[SITE]) for column in drawn] == [(0.0, 3.0)]
+
+
 def test_a_long_run_has_no_more_columns_than_a_screen_has() -> None:
     drawn = chart([Sample(BEGAN + second, 0.01, SITE, 200) for second in range(20_000)], BEGAN, 20_000.0)
 
