@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploytools import squawk
 from deploytools.errors import OperationFailed, UsageError
-from deploytools.releasing import build, contents, selection
+from deploytools.releasing import build, contents, scratch, selection
 from deploytools.releasing.export import UNTOUCHED, export, refuse_pointers
 from deploytools.releasing.packing import Parcel, pack
 from deploytools.releasing.patches import Patch
@@ -52,7 +52,8 @@ def exported(settings: Settings, ref: str | None, now: datetime) -> Iterator[Exp
     OperationFailed where git, tar or the disk fails.
     """
     source = resolve(settings, ref, now)
-    with _disk_troubles(), tempfile.TemporaryDirectory(prefix="deploytools-") as directory:
+    place = scratch.parent(source, settings)
+    with _disk_troubles(), tempfile.TemporaryDirectory(prefix="deploytools-", dir=place) as directory:
         tree = Path(directory, "tree")
         tree.mkdir(mode=0o755)
         patches = read_patches(source, settings.source.patches, settings.project)

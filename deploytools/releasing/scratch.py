@@ -1,0 +1,55 @@
+"""Where an export lies while it is needed: in memory, where its size is known and small beside what is free.
+
+Ten thousand new files cost a disk seconds, and memory next to nothing; a redeploy exports them all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from deploytools.releasing import git
+from deploytools.releasing.git import GitFailed
+from deploytools.releasing.source import Source
+from deploytools.settings import Settings
+
+MEMORY = Path("/dev/shm")  # noqa: S108  a directory of our own is made in it, for us alone
+# Which part of the memory that is free an export may take.
+PART = 8
+
+
+def parent(source: Source, settings: Settings, *, memory: Path = MEMORY) -> str | None:
+    """The directory to make a temporary one in; None where Python's own choice is to be taken.
+
+    That is taken where TMPDIR says so, and where nobody knows how large it gets: with a build, of a plain
+    directory.
+    """
+    if "TMPDIR" in os.environ or settings.source.build or source.commit is None:
+        return None
+    try:
+        size = _size(source.path, source.commit)
+        room = os.statvfs(memory)
+        free = min(room.f_bavail * room.f_frsize, available(Path("/proc/meminfo").read_text()))
+    except (GitFailed, OSError):
+        return None
+    writable = os.access(memory, os.W_OK | os.X_OK)
+    return str(memory) if writable and size is not None and size * PART <= free else None
+
+
+def available(meminfo: str) -> int:
+    """Given /proc/meminfo, return how many bytes of memory are free for new work; 0 where it doesn't say."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _size(path: Path, commit: str) -> int | None:
+    """The bytes of a commit's files; None where a submodule or a filter, as that of Git LFS, adds others."""
+    try:
+        git.ask(path, "grep", "-q", "filter=", commit, "--", ":(top,glob)**/.gitattributes")
+    except GitFailed:
+        sizes = re.findall(
+            rb"(?:^|\0)\d+ (?:blob|commit) \w+ +(\d+|-)\t", git.ask(path, "ls-tree", "-rlz", commit)
+        )
+        return None if b"-" in sizes else sum(map(int, sizes))
+    return None
