@@ -24,6 +24,7 @@ pytestmark = pytest.mark.fleet(2, packages=PACKAGES)
         ("kill wrote:drain web1 abort", OLD),
         ("kill first:backup web1 resume", NEW),
         ("kill send:migrate web1 resume", NEW),
+        ("kill send:migrate web1 abort", OLD),
         ("kill inside web1 resume", NEW),
         ("kill record:migrate web1 abort", NEW),
         ("kill first:swap web1 resume", NEW),
