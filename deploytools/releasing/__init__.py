@@ -52,9 +52,8 @@ def exported(settings: Settings, ref: str | None, now: datetime) -> Iterator[Exp
     OperationFailed where git, tar or the disk fails.
     """
     source = resolve(settings, ref, now)
-    place = scratch.parent(source, settings)
-    with _disk_troubles(), tempfile.TemporaryDirectory(prefix="deploytools-", dir=place) as directory:
-        tree = Path(directory, "tree")
+    with _disk_troubles(), scratch.directory(scratch.parent(source, settings)) as place:
+        tree = place / "tree"
         tree.mkdir(mode=0o755)
         patches = read_patches(source, settings.source.patches, settings.project)
         known = export(source, tree, rules(settings), whole=settings.source.build is not None)

@@ -5,8 +5,15 @@ Ten thousand new files cost a disk seconds, and memory next to nothing; a redepl
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deploytools.releasing import git
@@ -17,6 +24,21 @@ from deploytools.settings import Settings
 MEMORY = Path("/dev/shm")  # noqa: S108  a directory of our own is made in it, for us alone
 # Which part of the memory that is free an export may take.
 PART = 8
+
+PREFIX = "deploytools-export-"
+# A directory may be as young as this (seconds) without being locked by whoever has just made it.
+YOUNG = 60.0
+
+
+@contextmanager
+def directory(parent: str | None, now: Callable[[], float] = time.time) -> Iterator[Path]:
+    """A temporary directory, deleted afterwards; so are those of deploys that were killed.
+
+    It is locked as long as its process lives, and nobody cleans up in memory after a closed terminal.
+    """
+    _sweep(Path(parent or tempfile.gettempdir()), now())
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent) as made, _locked(Path(made)):
+        yield Path(made)
 
 
 def parent(source: Source, settings: Settings, *, memory: Path = MEMORY) -> str | None:
@@ -53,3 +75,24 @@ def _size(path: Path, commit: str) -> int | None:
         )
         return None if b"-" in sizes else sum(map(int, sizes))
     return None
+
+
+def _sweep(place: Path, now: float) -> None:
+    for left in place.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            about = left.lstat()
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or now - about.st_mtime < YOUNG:
+                continue
+            with _locked(left):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock, which no child inherits; BlockingIOError where another process does."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

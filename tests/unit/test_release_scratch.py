@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -70,3 +71,27 @@ def test_nor_one_that_is_large_beside_the_memory_that_is_free(
 def test_the_free_memory_is_what_the_kernel_says() -> None:
     assert scratch.available("MemTotal: 9 kB\nMemFree:         1 kB\nMemAvailable:    2048 kB\n") == 2 << 20
     assert scratch.available("MemTotal: 9 kB\n") == 0
+
+
+def test_what_a_killed_deploy_has_left_is_swept_and_what_lives_is_not(tmp_path: Path) -> None:
+    (tmp_path / "deploytools-export-killed" / "tree").mkdir(parents=True)
+    (tmp_path / "deploytools-export-file").touch()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "deploytools-export-link").symlink_to("theirs")
+    later = time.time() + scratch.YOUNG + 1
+
+    with scratch.directory(str(tmp_path)) as young:
+        assert {path.name for path in tmp_path.glob("deploytools-export-*")} >= {
+            "deploytools-export-killed",
+            young.name,
+        }
+        with scratch.directory(str(tmp_path), lambda: later) as other:
+            assert young.exists(), "its process lives"
+            assert not (tmp_path / "deploytools-export-killed").exists()
+    assert not young.exists()
+    assert not other.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "deploytools-export-file",
+        "deploytools-export-link",
+        "theirs",
+    }
