@@ -26,7 +26,7 @@ class Link(Protocol):
 
     @property
     def sent(self) -> int:
-        """How many commands and uploads were begun."""
+        """How many commands were begun."""
 
     def open(self) -> None:
         """Connect where there is no live connection. Raises Unreachable."""
