@@ -9,6 +9,7 @@ application with `systemctl edit deploytools-APP@.service`.
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from hostlib.swapping.generations import Life, Record
 NAME = "systemd"
 UNITS = Path("/etc/systemd/system")
 ENDED = ("inactive", "failed")  # states of a unit
+# What systemd's journal calls the end of a unit's process: SD_MESSAGE_UNIT_PROCESS_EXIT of sd-messages.h.
+PROCESS_EXITED = "98e322203f7a4ed290d09fe03c09fe15"
 
 
 def runs() -> bool:
@@ -73,7 +76,7 @@ class Systemd:
         )
         pid, restarts = int(seen["MainPID"]), int(seen["NRestarts"])
         if pid:
-            return Life(pid, restarts, "it ended, and was started again" if restarts else None)
+            return Life(pid, restarts, ended_before(self._service(record)) if restarts else None)
         ended = _end(int(seen["ExecMainCode"]), int(seen["ExecMainStatus"]))
         return Life(None, restarts, ended, over=seen["ActiveState"] in ENDED)
 
@@ -113,6 +116,27 @@ def run_later(seconds: float, argv: Sequence[str]) -> None:
 def _end(code: int, status: int) -> str:
     """Given ExecMainCode (1: exited, 2 and 3: killed by a signal) and ExecMainStatus, return it in words."""
     return how_it_ended(status if code == 1 else -status) if code else "it is not running"
+
+
+def ended_before(unit: str) -> str:
+    """How the application of a unit ended last, although it was started again: that only the journal tells.
+
+    It tells root, and nobody where there is none.
+    """
+    found = _run(
+        "journalctl",
+        "--quiet",
+        f"--unit={unit}",
+        f"MESSAGE_ID={PROCESS_EXITED}",
+        "--lines=1",
+        "--output=json",
+    )
+    try:
+        told = json.loads(found.stdout)
+        code, status = str(told["EXIT_CODE"]), int(told["EXIT_STATUS"])
+    except (ValueError, KeyError, TypeError):
+        return "it ended, and was started again"
+    return how_it_ended(status if code == "exited" else -status)
 
 
 def _properties(unit: str, *names: str) -> dict[str, str]:
