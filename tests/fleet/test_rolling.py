@@ -166,7 +166,8 @@ def test_what_a_hand_has_removed_is_told_with_the_command_that_mends_it_and_the_
 
 
 @pytest.mark.exhaustive
-def test_a_host_that_dies_in_its_swap_and_comes_back_is_brought_along(site: Site) -> None:
+def test_a_host_that_dies_in_its_swap_and_comes_back_is_on_what_the_others_are_on(site: Site) -> None:
+    """It is brought along; or all went back, where it could still say that it fails before it died."""
     web2 = site.hosts[1]
     before = site.releases()[0]
     web2.write(SLOW, "")  # its new process answers nobody
@@ -177,9 +178,10 @@ def test_a_host_that_dies_in_its_swap_and_comes_back_is_brought_along(site: Site
     web2.boot()
     told = "".join(run.communicate(timeout=150))
 
-    assert run.returncode == 0, told
+    assert run.returncode in (0, 3), told
+    wait_until(lambda: all(text.startswith("release ") for text in site.seen()), lambda: f"the site: {told}")
     (release,) = set(site.releases())
-    assert release != before
+    assert (release == before) is (run.returncode == 3), told
 
 
 def test_a_disk_that_is_full_when_a_release_is_activated_brings_every_host_back(site: Site) -> None:
