@@ -221,6 +221,8 @@ def records(subject: Subject) -> Iterator[Finding]:
 
 def links_lead_there(subject: Subject) -> Iterator[Finding]:
     """What serves can be started again, and its scripts are found."""
+    if subject.serving is None:
+        return
     found = links.trouble(subject.config)
     for what, remedy in found:
         yield Finding("links", False, what, remedy, WARNING)
