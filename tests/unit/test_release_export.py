@@ -21,16 +21,6 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 +
 ALL = Rules()
 
 
-@pytest.fixture(autouse=True)
-def no_repository_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return checkout(tmp_path / "checkout")
-
-
 def exported(path: Path, rules: Rules = ALL, *, ref: str | None = "HEAD", whole: bool = False) -> Path:
     """The tree that an export of `path` makes."""
     config = settings(source={"path": str(path), "ref": ref})

@@ -20,16 +20,6 @@ def of(path: Path, **source: object) -> Settings:
     return settings(source={"path": str(path), **source})
 
 
-@pytest.fixture(autouse=True)
-def no_repository_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return checkout(tmp_path / "checkout")
-
-
 def test_a_release_is_named_by_time_and_commit(place: Path) -> None:
     source = resolve(of(place), "v1", NOW)
 

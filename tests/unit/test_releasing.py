@@ -16,22 +16,12 @@ from deploytools.errors import OperationFailed, UsageError
 from deploytools.releasing import Parcel, exported, packed
 from deploytools.releasing.contents import MANIFEST
 from deploytools.settings import Settings
-from tests.support.checkouts import checkout, commit, git
+from tests.support.checkouts import commit, git
 from tests.support.shipping import content, members
 from tests.support.values import settings
 
 NOW = datetime(2026, 5, 1, 22, 30, 15, tzinfo=timezone.utc)
 FIX = "--- a/vendor/lib.js\n+++ b/vendor/lib.js\n@@ -1 +1 @@\n-theirs\n+ours\n"
-
-
-@pytest.fixture(autouse=True)
-def no_repository_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return checkout(tmp_path / "checkout")
 
 
 def of(path: Path, *, shared: tuple[str, ...] = (), **source: object) -> Settings:
