@@ -105,10 +105,10 @@ def test_a_command_that_the_applications_account_may_not_run_is_an_error(
     assert found(host, "command", command=str(directory / "serve")) == []
 
 
-@pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd runs this machine")
 def test_a_manager_that_does_not_run_this_host_is_an_error(host: WebHost) -> None:
-    (check,) = found(host, "manager", command="python3", manager="systemd")
-    assert check["message"] == "app.manager is systemd, and systemd doesn't run this host"
+    told = [check["message"] for check in found(host, "manager", command="python3", manager="systemd")]
+    runs = Path("/run/systemd/system").is_dir()
+    assert told == ([] if runs else ["app.manager is systemd, and systemd doesn't run this host"])
     assert found(host, "manager", command="python3", manager="auto") == []
 
 
