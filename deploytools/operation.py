@@ -237,7 +237,8 @@ def _turning_back(plan: Plan, records: Sequence[Record], settings: Settings, fle
     if not saga.may_abort(plan, progress) and mark is not None and mark.state is not saga.State.OK:
         command, host = commands.renounce(plan, settings), plan.lock_host
         outcome = fleet.map(lambda remote: run(remote, command), hosts=(host,))[host]
-        if isinstance(outcome, Ok):
+        # An exit code alone speaks of this question, not of the migration: of an older host program, say.
+        if isinstance(outcome, Ok) and not outcome.value.by_code:
             found = [journal.outcome("migrate", host, outcome.value, undo=False, seconds=0.0)]
             progress = journal.fold([*records, *found])
     if not saga.may_abort(plan, progress):

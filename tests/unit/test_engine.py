@@ -88,7 +88,10 @@ class World:
         word = " ".join(part for part in _words(command) if part)
         self.before(host, word)
         self.said.append((host, word))
-        code, value = self._obey(host, word) or (0, {"ok": True, "target": ["0002"], "seconds": 1.0})
+        orders = self._obey(host, word)
+        if isinstance(orders, Result):
+            return orders
+        code, value = orders or (0, {"ok": True, "target": ["0002"], "seconds": 1.0})
         if word == "lock acquire" and code == 0 and not value.get("without"):
             assert not self.stored
             self.stored += [json.loads(line) for line in (command.stdin or b"").splitlines()]
@@ -106,7 +109,7 @@ class World:
         self.stored += [json.loads(text) for text in wanted["lines"]]
         return b'{"ok": true}'
 
-    def _obey(self, host: str, word: str) -> tuple[int, dict[str, Any]] | None:
+    def _obey(self, host: str, word: str) -> Any:
         script = self.scripted.get((host, word)) or self.scripted.get(("*", word))
         orders = script.pop(0) if script else None
         if isinstance(orders, Exception):

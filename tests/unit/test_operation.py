@@ -22,6 +22,7 @@ from deploytools.errors import (
 from deploytools.fleet import Fleet
 from deploytools.operation import unreachable
 from deploytools.plan import Target
+from deploytools.remote import Result
 from deploytools.report.text import error_text
 from deploytools.settings import Host
 from tests.support.values import BASE
@@ -108,7 +109,10 @@ def test_an_abort_asks_how_the_migration_ended_and_backs_out_where_nothing_is_ch
     assert cut.stored[-1]["verdict"] == "reverted"
 
 
-@pytest.mark.parametrize("answer", [failing("runs", outcome="running"), lost()])
+OLDER = Result(2, "", "usage: migrate\nmigrate: error: unrecognized arguments: --renounce\n", 0.0)
+
+
+@pytest.mark.parametrize("answer", [failing("runs", outcome="running"), lost(), OLDER])
 def test_an_abort_is_refused_while_the_migration_may_have_changed_something(cut: World, answer: Any) -> None:
     before = list(cut.stored)
     cut.scripted = {("web1", "migrate outcome"): [answer]}
