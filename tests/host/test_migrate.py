@@ -318,6 +318,26 @@ class TestRun:
         assert (first.json, first.code) == (again.json, again.code)
         assert (project.host.root / "ran").read_text() == "x"
 
+    def test_an_application_that_writes_to_sqlite_meanwhile_does_not_refuse_it_its_first_write(
+        self, project: AlembicProject
+    ) -> None:
+        """Its transaction began by reading the revision; another one has committed since."""
+        project.query("pragma journal_mode = wal")
+        project.query("create table visits (at text)")
+        env = project.place / "migrations" / "env.py"
+        begun = 'connection.exec_driver_sql("BEGIN")'
+        visited = f"""{begun}
+        connection.exec_driver_sql("select * from visits").fetchall()
+        import sqlite3
+        with sqlite3.connect({str(project.database)!r}) as visitor:
+            visitor.execute("insert into visits values ('now')")
+        visitor.close()"""
+        env.write_text(env.read_text().replace(begun, visited))
+        project.add("b", "a")
+        ran = run(project, "b")
+        assert (ran.code, ran.json["outcome"], project.revision()) == (0, "applied", ["b"]), ran.error
+        assert project.query("select count(*) from visits") != [(0,)]
+
     def test_another_target_than_the_releases_heads_is_refused(self, project: AlembicProject) -> None:
         project.add("b", "a")
         ran = run(project, "a")

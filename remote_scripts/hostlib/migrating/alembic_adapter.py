@@ -68,6 +68,7 @@ def upgrade(answer: Answer) -> None:
         if context.connection:
             take(*_asked(context), settings())
             wait_until_quiet(*_asked(context), settings())
+            _write_from_the_start(context)
         autocommit_block = context.autocommit_block
 
         def noted_autocommit_block() -> Any:
@@ -122,6 +123,20 @@ def _asked(context: Any) -> tuple[str, Ask]:
         return result.fetchall() if result.returns_rows else []
 
     return context.connection.dialect.name, ask
+
+
+def _write_from_the_start(context: Any) -> None:
+    """Take SQLite's lock for writing before the first step, waiting for it as the driver does.
+
+    Alembic has read the revision by now. A transaction that began by reading is refused its first write at
+    once, whatever the timeout, where the application is writing or has written meanwhile
+    (https://sqlite.org/rescode.html#busy_snapshot). Where the driver has none open, the first write waits.
+    """
+    driver = getattr(context.connection.connection, "dbapi_connection", None)
+    if context.connection.dialect.name == "sqlite" and getattr(driver, "in_transaction", False):
+        _, ask = _asked(context)
+        ask("COMMIT")
+        ask("BEGIN IMMEDIATE")
 
 
 def _is_transactional(context: Any) -> bool:
