@@ -331,7 +331,7 @@ class TestRun:
         import sqlite3
         with sqlite3.connect({str(project.database)!r}) as visitor:
             visitor.execute("insert into visits values ('now')")
-        visitor.close()"""
+        visitor.close()"""  # noqa: S608
         env.write_text(env.read_text().replace(begun, visited))
         project.add("b", "a")
         ran = run(project, "b")
