@@ -1,8 +1,8 @@
-"""`python -m deploytools`: `fab`, but it has the task `init` where there is no fabfile yet, and says what is
-wrong with ~/.fabric.yaml, which Fabric reads before it has anything of ours.
+"""`fab` as we install it, and `python -m deploytools`: Fabric's, but it has the task `init` where there is no
+fabfile yet, and says what is wrong with ~/.fabric.yaml, which Fabric reads before it has anything of ours.
 
-Fabric's own `fab` knows no task there, and init is what writes one. A script of our own by the name
-`fab` would be a coin toss: two packages would install it, and the last one wins.
+Fabric installs a `fab` of its own: where that one is found instead, all else is the same, and init and the
+message are by `python -m deploytools`.
 """
 
 from __future__ import annotations

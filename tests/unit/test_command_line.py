@@ -82,10 +82,13 @@ def test_output_that_nobody_reads_to_its_end_is_no_traceback(project: Path) -> N
         (".fabric.json", "{", "can't be used"),
     ],
 )
-def test_a_broken_configuration_at_home_is_named(project: Path, name: str, text: str, said: str) -> None:
+@pytest.mark.parametrize("fab", FABS, ids=["fab", "python -m deploytools"])
+def test_a_broken_configuration_at_home_is_named(
+    project: Path, fab: tuple[str | Path, ...], name: str, text: str, said: str
+) -> None:
     (project / "home" / name).write_text(text)
 
-    done = typed(project, sys.executable, "-m", "deploytools", "status")
+    done = typed(project, *fab, "status")
 
     assert done.returncode == 2
     assert said in done.stderr

@@ -16,7 +16,7 @@ INIT = ("init", "--application", "guestbook", "--host", "deploy@web1.example.com
 def fab(
     directory: Path, *arguments: str, stdin: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m deploytools`, which is `fab` with an init for empty directories."""
+    """Run `python -m deploytools`, which is what our `fab` is."""
     return subprocess.run(
         [sys.executable, "-m", "deploytools", *arguments],
         cwd=directory,
