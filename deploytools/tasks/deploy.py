@@ -98,8 +98,8 @@ def deploy(
             records = survey.read_journal(fleet, settings, lock["run_id"])
             op.resume(records, settings, fleet, reporter, abort=abort, exclude=exclude or ())
         return
-    now = datetime.now(timezone.utc)
-    ends, patience = parse_until(until or f"+{settings.window.expected:.0f}s", now), parse_wait(lock_wait)
+    now, expected_end = datetime.now(timezone.utc), f"+{settings.window.expected:.0f}s"
+    ends, patience = parse_until(until or expected_end, now), parse_wait(lock_wait)
     with (
         releasing.exported(settings, ref, now) as export,
         op.connected(settings, exclude) as fleet,
@@ -133,7 +133,9 @@ def deploy(
         with releasing.packed(
             export, settings, base.by, now, logs=op.builds(), say=reporter.note, online=not wanted.window
         ) as parcel:
-            shipped = replace(wanted, digest=parcel.digest)
+            # An end that nobody named counts from here on: to read the plan, or to build, may take long.
+            ends = ends if until else parse_until(expected_end)
+            shipped = replace(wanted, digest=parcel.digest, until=ends)
             try:
                 op.carry_out(shipped, settings, fleet, reporter, parcel)
             except NeedsWindow:

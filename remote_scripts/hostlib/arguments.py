@@ -32,20 +32,28 @@ def line(text: str) -> str:
 def moment(text: str, now: float | None = None) -> int:
     """A moment to come, in seconds since the epoch (as `now` is).
 
+    As `any_moment` reads it.
+    """
+    now = time.time() if now is None else now
+    found = any_moment(text, now)
+    if found <= now:
+        shown = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(now))
+        raise argparse.ArgumentTypeError(f"{text!r} has passed already (it is {shown})")
+    return found
+
+
+def any_moment(text: str, now: float | None = None) -> int:
+    """A moment, passed or not, in seconds since the epoch.
+
     Given as +90s, +30m, +1h30m, +2d, as the next HH:MM, or as an ISO 8601 date and time. Without a zone
     it is in this host's time.
     """
-    now = time.time() if now is None else now
     try:
-        found = _parsed(text.strip(), now)
+        return int(_parsed(text.strip(), time.time() if now is None else now))
     except (ValueError, OverflowError, OSError) as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no end: write +30m, +1h30m, 14:30 or 2030-12-31T14:30+01:00"
         ) from error
-    if found <= now:
-        shown = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(now))
-        raise argparse.ArgumentTypeError(f"{text!r} has passed already (it is {shown})")
-    return int(found)
 
 
 def _parsed(text: str, now: float) -> float:

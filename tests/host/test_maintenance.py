@@ -54,6 +54,15 @@ class TestDown:
             "message": "in maintenance, proved by the only worker",
         }
 
+    def test_a_runs_end_that_has_passed_meanwhile_is_no_reason_to_stay_up(self, site: WebHost) -> None:
+        passed = "2001-01-01T00:00:00Z"
+        by_hand = site.run("down", "--until", passed)
+        assert (by_hand.code, site.get().in_maintenance) == (USAGE, False)
+        assert "has passed already" in by_hand.err
+        ran = site.run("down", "--until", passed, "--run-id", "r1")
+        assert (ran.code, ran.json["until"]) == (DONE, passed)
+        assert site.get().headers["retry-after"] == "120"
+
     def test_by_hand_it_prints_a_sentence(self, site: WebHost) -> None:
         ran = site.run(site.maintenance_dir / "down", as_json=False)
         assert (ran.code, ran.out, ran.err) == (DONE, "in maintenance, proved by the only worker\n", "")
