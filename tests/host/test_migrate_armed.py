@@ -131,6 +131,8 @@ def test_what_is_renounced_before_it_was_started_never_is(noting: WebHost) -> No
     assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "not-started", True)
     wait_until(lambda: not runners_of(noting), timeout=60, what="the runner has ended")
     assert (notes(noting), left(noting)) == (["prepared"], ["run1"])
+    mode = stat.S_IMODE((noting.root / "migrations" / "run1").stat().st_mode)
+    assert mode == 0o755, "the deploy user has to see that nothing runs there, or it could not free the lock"
     assert run(noting, "run2").code == 0, "that was said of one run"
 
 

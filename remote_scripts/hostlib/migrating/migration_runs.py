@@ -128,6 +128,7 @@ def renounce(config: Config, run_id: str) -> None:
             return
         made = Path(tempfile.mkdtemp(prefix=f".renounced-{run_id}.", dir=config.migrations))
         (made / "renounced").touch()
+        made.chmod(0o755)  # as of any run: the deploy user looks into it before it frees a lock
         made.rename(place)
 
 
