@@ -5,10 +5,10 @@ from __future__ import annotations
 import json as json_
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
-from deploytools import operation
+from deploytools import operation, streams
 from deploytools.commands import Answer
 from deploytools.errors import DeployError
 from deploytools.journal import Estimate, Record
@@ -66,40 +66,40 @@ class Reporting(Reporter):
         return seen(self._kept.samples)
 
     def begin(self, plan: Plan, records: Sequence[Record]) -> None:
-        for each in self._all:
-            each.begin(plan, records)
+        self._each(lambda reporter: reporter.begin(plan, records))
 
     def end(self) -> None:
-        for each in self._all:
-            each.end()
+        self._each(lambda reporter: reporter.end())
 
     def step(self, plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool) -> None:
-        for each in self._all:
-            each.step(plan, step, hosts, undo=undo)
+        self._each(lambda reporter: reporter.step(plan, step, hosts, undo=undo))
 
     def progress(self, step: Step, host: str, done: int, total: int) -> None:
-        for each in self._all:
-            each.progress(step, host, done, total)
+        self._each(lambda reporter: reporter.progress(step, host, done, total))
 
     def heard(self, step: Step, host: str) -> None:
-        for each in self._all:
-            each.heard(step, host)
+        self._each(lambda reporter: reporter.heard(step, host))
 
     def answers(self, step: Step, answers: Mapping[str, Answer], seconds: Mapping[str, float]) -> None:
-        for each in self._all:
-            each.answers(step, answers, seconds)
+        self._each(lambda reporter: reporter.answers(step, answers, seconds))
 
     def line(self, host: str, text: str) -> None:
-        for each in self._all:
-            each.line(host, text)
+        self._each(lambda reporter: reporter.line(host, text))
 
     def note(self, text: str) -> None:
-        for each in self._all:
-            each.note(text)
+        self._each(lambda reporter: reporter.note(text))
 
     def sample(self, sample: Sample) -> None:
-        for each in self._all:
-            each.sample(sample)
+        self._each(lambda reporter: reporter.sample(sample))
+
+    def _each(self, tell: Callable[[Reporter], None]) -> None:
+        """Tell whoever listens. One whose stream fails isn't told any more: a run must not end by that."""
+        for reporter in self._all:
+            try:
+                tell(reporter)
+            except OSError:
+                self._all = tuple(other for other in self._all if other is not reporter)
+                streams.give_up(sys.stderr)
 
 
 def on_terminal(environ: Mapping[str, str] = os.environ) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +15,10 @@ from deploytools.errors import DeployError, UsageError
 from deploytools.executor import require_once
 
 EVENTS = {"json": "for a machine: the result as one JSON object, and events as JSON lines on stderr"}
+
+UNTOLD = """error: this can't be written to standard output: {}
+  state: the task has done its work; only what it tells is lost
+  next:  fab status; fab history has what became of a run"""
 
 
 def operation(*, run: bool = False, **options: Any) -> Callable[[Callable[..., None]], Any]:
@@ -38,28 +41,49 @@ def operation(*, run: bool = False, **options: Any) -> Callable[[Callable[..., N
 def _framed(body: Callable[..., None], is_run: bool) -> Callable[..., None]:
     @functools.wraps(body)
     def run(c: Any, *args: Any, **kwargs: Any) -> None:
-        from deploytools.report.text import error_json, error_text, writable
+        from deploytools import streams
+        from deploytools.report.text import writable
 
+        streams.whole()
         writable(sys.stdout)
+        as_json = is_run and bool(kwargs.get("json"))
         try:
             require_once(c)
             body(c, *args, **kwargs)
             sys.stdout.flush()
         except DeployError as error:
-            if is_run and kwargs.get("json"):
-                print(error_json(error))
-            else:
-                print(error_text(error), file=sys.stderr)
-            raise Exit(code=error.exit_code) from error
-        except BrokenPipeError:
-            # `fab history | head`. What Python flushes at its end would be a traceback once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise Exit(code=128 + signal.SIGPIPE) from None
-        except (KeyboardInterrupt, EOFError):  # Ctrl-D where something is asked
-            print("interrupted; nothing was under way on a host", file=sys.stderr)
+            raise _ended(error, as_json) from error
+        except OSError as error:
+            if error.errno not in streams.GONE or error.filename is not None:
+                raise
+            streams.give_up(sys.stdout)
+            # The result of a run is told while the error that it ends with is on its way.
+            if isinstance(error.__context__, DeployError):
+                raise _ended(error.__context__, as_json) from None
+            if isinstance(error, BrokenPipeError):  # `fab history | head`
+                raise Exit(code=128 + signal.SIGPIPE) from None
+            streams.tell(sys.stderr, f"{UNTOLD.format(error.strerror)}\n")
+            raise Exit(code=1) from None
+        except (KeyboardInterrupt, EOFError) as error:  # Ctrl-D where something is asked
+            if isinstance(error.__context__, DeployError):
+                raise _ended(error.__context__, as_json) from None
+            streams.tell(sys.stderr, "interrupted; nothing was under way on a host\n")
             raise Exit(code=130) from None
 
     return run
+
+
+def _ended(error: DeployError, as_json: bool) -> Exit:
+    """Tell the error, where that can be, and return what ends `fab` with its exit code."""
+    from deploytools import streams
+    from deploytools.report.text import error_json, error_text
+
+    if as_json:
+        streams.tell(sys.stdout, f"{error_json(error)}\n")
+    else:
+        streams.tell(sys.stderr, f"{error_text(error)}\n")
+        streams.tell(sys.stdout)
+    return Exit(code=error.exit_code)
 
 
 def confirm(yes: bool) -> None:
