@@ -108,7 +108,7 @@ class Engine:
                 self._explain()
                 return progress
             if isinstance(action, End) or self.stop.asked:
-                self.journal.append(journal.interrupted())
+                self._append(journal.interrupted())
                 self._explain()
                 return progress
             if isinstance(action, TurnBack):
@@ -262,12 +262,20 @@ class Engine:
         return lambda talk: transfer.send(talk, self.parcel, told)
 
     def _record(self, progress: Progress, *records: Record, flush: bool = False) -> Progress:
-        self.journal.append(*records)
+        self._append(*records)
         if flush:
             self._flush()
         progress = functools.reduce(journal.advance, records, progress)
         self._down = self.plan.window and bool(in_maintenance(self.plan, progress))
         return progress
+
+    def _append(self, *records: Record) -> None:
+        """Add records to the journal. The laptop's own disk is no reason to leave a run where it is."""
+        try:
+            self.journal.append(*records)
+        except OSError as error:
+            self.journal.without_mirror(*records)
+            self.reporter.note(f"{error}; going on without a copy of the journal on this computer")
 
     def _explain(self) -> None:
         """Give the lock host a last record. It only explains: nothing is done after it."""

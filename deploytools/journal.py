@@ -120,6 +120,7 @@ class Journal:
         clock: seconds since the epoch.
         records: what is there already, where a run is resumed.
         stored: how many of them the lock host has.
+        mirrored: False once the laptop's disk has failed.
     """
 
     mirror: Path
@@ -127,16 +128,25 @@ class Journal:
     records: list[Record] = field(default_factory=list)
     store: Store | None = None
     stored: int = 0
+    mirrored: bool = True
 
     def append(self, *records: Record) -> None:
-        """Write `records` to the mirror, fsynced. Raises OSError."""
+        """Write `records` to the mirror, fsynced. Raises OSError, and has added none then."""
         stamped = [{"at": round(self.clock(), 3), **record} for record in records]
-        self.mirror.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.mirror.open("a") as file:
-            file.writelines(_line(record) + "\n" for record in stamped)
-            file.flush()
-            os.fsync(file.fileno())
+        if self.mirrored:
+            self.mirror.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # What was begun on another laptop is copied whole.
+            whole = stamped if self.mirror.exists() else [*self.records, *stamped]
+            with self.mirror.open("a") as file:
+                file.writelines(_line(record) + "\n" for record in whole)
+                file.flush()
+                os.fsync(file.fileno())
         self.records += stamped
+
+    def without_mirror(self, *records: Record) -> None:
+        """As `append`, from now on without the laptop's disk, which failed."""
+        self.mirrored = False
+        self.append(*records)
 
     def flush(self) -> None:
         """Give the lock host what it doesn't have yet, in one round trip. Raises what `store` raises."""

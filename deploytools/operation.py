@@ -193,9 +193,21 @@ def start_ahead(plan: Plan, settings: Settings, fleet: Fleet) -> None:
 def carry_out(
     plan: Plan, settings: Settings, fleet: Fleet, reporter: Reporter, parcel: Parcel | None = None
 ) -> Finished:
-    """Carry out a new plan. Raises the DeployError that its end deserves."""
+    """Carry out a new plan. Raises the DeployError that its end deserves.
+
+    UsageError where this computer can't keep its copy of the journal, unless it is the switch alone.
+    """
     log = Journal(_mirror(plan.run_id), time.time)
-    log.append(journal.begin(plan))
+    try:
+        log.append(journal.begin(plan))
+    except OSError as error:
+        if not plan.repeatable:
+            raise UsageError(
+                f"this computer can't keep its copy of the journal: {error}",
+                where=str(journals()),
+                next="make room there (df -h), or name another directory by XDG_STATE_HOME; then again",
+            ) from error
+        log.without_mirror(journal.begin(plan))
     return _run(plan, settings, fleet, reporter, log, parcel=parcel)
 
 
@@ -223,7 +235,11 @@ def resume(
         more += _turning_back(plan, records, settings, fleet)
         more.append(journal.turn_back(f"aborted by {by}"))
     log = Journal(_mirror(plan.run_id), time.time, records=list(records), stored=len(records))
-    log.append(*more)
+    try:
+        log.append(*more)
+    except OSError as error:
+        log.without_mirror(*more)
+        reporter.note(f"{error}; going on without a copy of the journal on this computer")
     return _run(plan, settings, fleet, reporter, log, aborting=abort)
 
 
@@ -341,7 +357,11 @@ def _notified(
     finally:
         if settings.hooks.notify is not None and progress.verdict is not None:
             about = notification.message(records, reporter.visitors(), ended)
-            if wrong := notification.tell(settings.hooks.notify, about):
+            try:
+                wrong = notification.tell(settings.hooks.notify, about)
+            except KeyboardInterrupt:  # meant for the hook: the run is over
+                wrong = "hooks.notify was ended by Ctrl-C"
+            if wrong:
                 reporter.note(wrong)
 
 

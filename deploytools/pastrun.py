@@ -58,9 +58,9 @@ def _newest(fleet: Fleet, settings: Settings) -> list[Record]:
 
 
 def _copy(run_id: str) -> list[Record]:
-    """This computer's copy of a journal; a line that was cut off ends it."""
+    """This computer's copy of a journal, if it has its beginning; a line that was cut off ends it."""
     records: list[Record] = []
     with suppress(OSError, ValueError), (operation.journals() / f"{run_id}.jsonl").open() as lines:
         for line in lines:
             records.append(json.loads(line))
-    return records
+    return records if records and records[0].get("kind") == "begin" else []

@@ -191,6 +191,25 @@ def test_the_lock_host_has_every_record_once_and_in_order(tmp_path: Path) -> Non
     assert world.stored == [json.loads(line) for line in running.journal.mirror.read_text().splitlines()]
 
 
+def test_a_laptop_whose_disk_fails_goes_on_with_the_journal_of_the_lock_host(tmp_path: Path) -> None:
+    world, notes = World(), list[str]()
+    running = engine(world, tmp_path)
+    running.reporter.note = notes.append  # type: ignore[method-assign]
+
+    def before(host: str, word: str) -> None:
+        if word == "migrate run":
+            running.journal.mirror = Path("/dev/full")
+
+    world.before = before
+
+    assert running.run().verdict is Verdict.DONE
+    assert world.said == ALL_STEPS
+    assert [record["kind"] for record in (world.stored[0], world.stored[-1])] == ["begin", "end"]
+    (note,) = notes
+    assert "No space left" in note
+    assert "without a copy of the journal" in note
+
+
 def test_an_intent_is_on_the_lock_host_before_a_host_is_told_to_act(tmp_path: Path) -> None:
     world = World()
     seen: list[bool] = []

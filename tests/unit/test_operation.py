@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from deploytools import journal, operation
+from deploytools import journal, notification, operation
 from deploytools import plan as plans
 from deploytools.commands import Command
 from deploytools.errors import (
@@ -124,6 +125,67 @@ def test_an_abort_is_refused_while_the_migration_may_have_changed_something(cut:
 
     assert caught.value.next == "fab deploy --resume"
     assert cut.stored == before, "nothing was done"
+
+
+def test_ctrl_c_while_others_are_told_does_not_change_how_the_run_ended(
+    held: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notification, "tell", pressed)
+    held.scripted = {("web2", "swap"): [failing("not ready")]}
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    hooked = replace(SETTINGS, hooks=replace(SETTINGS.hooks, notify="curl https://chat.example.com"))
+    with fleet(held, "web1", "web2") as both, pytest.raises(InMaintenance):
+        operation.resume(held.stored, hooked, both, reporter)  # type: ignore[arg-type]
+
+    assert notes[-1] == "hooks.notify was ended by Ctrl-C"
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operation, "_mirror", lambda _: Path("/dev/full"))
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_laptop_without_room_for_a_journal_begins_nothing() -> None:
+    world = World()
+    with fleet(world, "web1", "web2") as both, pytest.raises(UsageError, match="No space left") as caught:
+        operation.carry_out(WINDOW, SETTINGS, both, Silent())
+
+    assert (world.said, caught.value.state) == ([], "nothing was changed")
+    assert "XDG_STATE_HOME" in str(caught.value.next)
+
+
+@pytest.mark.usefixtures("no_room")
+def test_such_a_laptop_takes_a_site_down_all_the_same() -> None:
+    world = World()
+    with fleet(world, "web1", "web2") as both:
+        operation.carry_out(plans.maintenance_plan(BASE, down=True), SETTINGS, both, Silent())
+
+    assert ("web2", "down") in world.said
+
+
+def test_such_a_laptop_goes_on_with_a_run_that_holds(held: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operation, "_mirror", lambda _: Path("/dev/full"))
+    with fleet(held, "web1", "web2") as both:
+        operation.resume(held.stored, SETTINGS, both, Silent())  # type: ignore[arg-type]
+
+    assert held.stored[-1]["verdict"] == "done"
+
+
+def test_another_laptop_that_resumes_has_a_whole_copy_of_the_journal(
+    held: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    with fleet(held, "web1", "web2") as both:
+        operation.resume(held.stored, SETTINGS, both, Silent())  # type: ignore[arg-type]
+
+    copy = (operation.journals() / "run-1.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in copy] == held.stored
 
 
 def test_a_host_that_is_away_stops_a_resumed_run_before_it_does_anything(
