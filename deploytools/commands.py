@@ -22,8 +22,13 @@ FOLLOW = 24 * 3600.0
 SWITCH = ("lock", "maintenance-on", "maintenance-off", "unlock")
 ROLLBACK = ("lock", "swap", "unlock")
 WINDOW = ("maintenance-on", "drain", "migrate", "swap", "verify", "maintenance-off")
-# What argparse says of options and sub-commands that an older program doesn't know.
-_UNKNOWN_WORDS = re.compile("(?<=: error: ).*(?:unrecognized arguments|invalid choice): .*")
+# What argparse says of options and sub-commands that a program of another version doesn't know, or misses.
+_UNKNOWN_WORDS = re.compile(
+    "(?<=: error: ).*(?:(?:unrecognized arguments|invalid choice|the following arguments are required): .*"
+    "|expected (?:one|at least one) argument)"
+)
+# What begins the command of a hook of the operator's own.
+HOOK = "env"
 # The program could do that itself, but would be started twice for it.
 AS_ROOT = 'if [ "$(id -u)" = 0 ] || ! [ -x "$1" ]; then exec "$@"; else exec sudo -n "$@"; fi'
 
@@ -295,14 +300,14 @@ def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Ans
     Exit codes 2, 3, 5 and 6 promise that the host is as it was before this call, unless the answer's
     "unchanged", which speaks of the whole step, says otherwise; 7 is done with a rest.
     """
+    if argv[0] == HOOK:
+        return _of_hook(exit_code, stdout, stderr)
     name = argv[0].rsplit("/", 1)[-1]
     try:
         value = json.loads(stdout.strip().rsplit("\n", 1)[-1])
         if not isinstance(value, dict) or value.get("waiting"):  # it died while it waited, or right after
             raise ValueError
     except ValueError:
-        if exit_code == 0:  # a hook prints what it likes
-            return Answer(Mark(State.OK, {"output": stdout[-2000:]}), {}, 0)
         if exit_code == 2 and (unknown := _UNKNOWN_WORDS.search(stderr)):
             return Answer(Mark(State.FAILED, {"unchanged": True}), _older(name, unknown[0]), 2, by_code=True)
         return Answer(Mark(State.FAILED), _no_answer(name, exit_code, stdout + stderr), exit_code)
@@ -315,6 +320,15 @@ def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Ans
     if by_code:
         value["unchanged"] = True
     return Answer(Mark(State.FAILED, value), error, exit_code, by_code)
+
+
+def _of_hook(exit_code: int, stdout: str, stderr: str) -> Answer:
+    """A hook promises nothing by what it prints, or by which code it fails with."""
+    if exit_code == 0:
+        return Answer(Mark(State.OK, {"output": stdout[-2000:]}), {}, 0)
+    last = (stdout + stderr).strip()[-2000:] or "it printed nothing"
+    what, next = f"the hook ended with exit code {exit_code}: {last}", "mend it: deploy.hooks in fabric.yaml"
+    return Answer(Mark(State.FAILED), {"what": what, "next": next}, 3)
 
 
 def _older(name: str, said: str) -> dict[str, str]:
@@ -379,7 +393,7 @@ def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command
     if not command:
         return []
     variables = [f"DEPLOYTOOLS_RUN_ID={plan.run_id}", f"DEPLOYTOOLS_RELEASE={plan.release or ''}"]
-    return [Command(("env", *variables, "sh", "-c", command), timeout=timeout, repeatable=False)]
+    return [Command((HOOK, *variables, "sh", "-c", command), timeout=timeout, repeatable=False)]
 
 
 def _backup(plan: Plan, settings: Settings) -> list[Command | Ship]:

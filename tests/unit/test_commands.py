@@ -341,6 +341,8 @@ def test_a_program_that_does_not_answer_in_json_is_explained(exit_code: int, std
         "unrecognized arguments: --when-told",
         "argument command: invalid choice: 'arm' (choose from 'run', 'check')",
         "argument {acquire,release}: invalid choice: 'serve' (choose from 'acquire', 'release')",
+        "the following arguments are required: --journal",
+        "argument --back: expected one argument",
     ],
 )
 def test_a_host_of_another_version_is_told_with_its_remedy(said: str) -> None:
@@ -373,6 +375,38 @@ def test_a_hook_that_prints_what_it_likes_and_ends_well_is_ok() -> None:
     assert commands.read(("env",), 0, "stopped 3 workers\n", "").mark == Mark(
         State.OK, {"output": "stopped 3 workers\n"}
     )
+
+
+HOOK = ("env", "DEPLOYTOOLS_RUN_ID=run-1", "sh", "-c", "stop-workers")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "stdout", "stderr"),
+    [
+        (2, "", "usage: notify [-h]\nnotify: error: unrecognized arguments: --all\n"),
+        (3, '{"error": {}, "unchanged": true}', ""),
+        (5, '{"lock": "mine"}', ""),
+        (6, "", "curl: (6) Could not resolve host"),
+        (7, '{"queue": 3}', "curl: (7) Failed to connect"),
+        (127, "", "sh: 1: stop-workers: not found"),
+        (1, "", "sudo: a password is required"),
+    ],
+)
+def test_a_hook_that_fails_may_have_done_half_of_its_work_whatever_it_says(
+    exit_code: int, stdout: str, stderr: str
+) -> None:
+    answer = commands.read(HOOK, exit_code, stdout, stderr)
+
+    assert (answer.mark, answer.exit_code, answer.by_code) == (Mark(State.FAILED), 3, False)
+    assert answer.error["what"].startswith(f"the hook ended with exit code {exit_code}: ")
+    assert (stdout + stderr).strip() in answer.error["what"]
+    assert "deploy.hooks" in answer.error["next"]
+
+
+def test_what_a_hook_prints_is_no_answer_of_ours() -> None:
+    printed = '{"unchanged": true, "applied": []}\n'
+
+    assert commands.read(HOOK, 0, printed, "").mark == Mark(State.OK, {"output": printed})
 
 
 def test_a_dead_runs_window_is_taken_over_by_its_name_and_lifted_by_our_own() -> None:
