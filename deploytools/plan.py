@@ -6,7 +6,7 @@ objects. The steps' order and kinds are the table "The window" of docs/design.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -367,7 +367,7 @@ def rollback_target(on_hosts: Mapping[str, Mapping[str, Any]], wanted: str | Non
     that was staged before the current one. Raises UsageError where there is none, naming what there is.
     """
     listed = {host: {item["id"]: item for item in told["releases"]} for host, told in on_hosts.items()}
-    order: list[str] = list(dict.fromkeys(name for items in listed.values() for name in items))
+    order = _in_one_order(listed.values())
     everywhere = [name for name in order if all(name in items for items in listed.values())]
     if wanted is not None:
         if wanted not in everywhere:
@@ -394,6 +394,19 @@ def rollback_target(on_hosts: Mapping[str, Mapping[str, Any]], wanted: str | Non
         next=f"fab rollback --to {everywhere[0]}" if everywhere and newest is None else "fab deploy",
         details=[f"on every host: {', '.join(everywhere) or 'none'}"],
     )
+
+
+def _in_one_order(lists: Iterable[Iterable[str]]) -> list[str]:
+    """What hosts list newest first, as one such list: what one host lacks stands where the others have it."""
+    order: list[str] = []
+    for names in lists:
+        place = len(order)
+        for name in reversed(list(names)):
+            if name in order:
+                place = order.index(name)
+            else:
+                order.insert(place, name)
+    return order
 
 
 def _not_everywhere(

@@ -268,6 +268,15 @@ def test_hosts_that_differ_go_back_from_the_newest_release_that_serves() -> None
     assert plans.rollback_target({"web1": behind, "web2": ahead}, None) == "r2"
 
 
+@pytest.mark.parametrize("away", ["web1", "web2"])
+def test_a_host_that_was_away_does_not_make_the_rollback_go_back_one_release_too_far(away: str) -> None:
+    """It never had the newest release, so the one before that is what the fleet comes together on."""
+    on_hosts = {host: listed("r3", "r2", "r1", current="r3") for host in ("web1", "web2")}
+    on_hosts[away] = listed("r2", "r1", current="r2")
+
+    assert plans.rollback_target(on_hosts, None) == "r2"
+
+
 def test_where_nothing_says_what_served_before_the_rollback_goes_to_the_newest_before_the_current_one() -> (
     None
 ):
