@@ -203,9 +203,13 @@ def read(lighttpd: str, configuration: Path) -> Configuration:
 
 
 def _run(argv: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv, input=text, capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE
-    )
+    try:
+        return subprocess.run(
+            argv, input=text, capture_output=True, text=True, errors="replace", check=False, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired as error:  # a program of include_shell, as a rule
+        command = " ".join(argv)
+        raise Failure(f"{command} gave no answer in {PATIENCE:g} s", next=command) from error
 
 
 def _words(ran: subprocess.CompletedProcess[str]) -> str:
