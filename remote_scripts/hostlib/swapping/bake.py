@@ -71,8 +71,13 @@ def watch(
 
 
 def worse(after: Answers, before: Answers) -> bool:
-    """Whether visitors get so many more errors that it isn't chance."""
-    return after.bad >= FEWEST and after.share > TIMES * before.share + MARGIN
+    """Whether visitors get so many more errors that it isn't chance.
+
+    Where every second answer was one before, as in and after a window, twice that is none: half of what was
+    good is the limit then.
+    """
+    limit = min(TIMES * before.share + MARGIN, (1 + before.share) / 2)
+    return after.bad >= FEWEST and after.share > limit
 
 
 def told(seen: dict[str, Any]) -> str:
