@@ -54,6 +54,8 @@ def config(**changes: Any) -> Config:
         (Answers(100, 11), Answers(1000, 50), False),  # twice what it was, and the margin
         (Answers(100, 12), Answers(1000, 50), True),
         (Answers(0, 0), Answers(1000, 1000), False),
+        (Answers(100, 75), Answers(1000, 500), False),  # half of what was good
+        (Answers(100, 76), Answers(1000, 500), True),
     ],
 )
 def test_it_is_worse_when_the_share_of_errors_is_beyond_chance(
@@ -90,6 +92,37 @@ def test_a_log_that_is_rotated_meanwhile_is_followed(way: str, tmp_path: Path) -
     else:
         path.write_text(line(32, 500))
         assert log.after(NOON + 30) == Answers(1, 1)
+    log.close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.timeout(20)
+def test_what_the_web_servers_account_has_put_in_its_place_is_neither_waited_for_nor_read(
+    kind: str, tmp_path: Path
+) -> None:
+    """The directory of the log is that account's, as by default the application's; who reads it is root."""
+    path = tmp_path / "access.log"
+    path.write_text(line())
+    log = AccessLog(path, config())
+    path.unlink()
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    for look in (lambda: AccessLog(path, config()), lambda: log.after(0)):
+        with pytest.raises(OSError, match="it is no file"):
+            look()
+    log.close()
+
+
+def test_more_than_one_look_takes_in_is_there_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accesslog, "LARGEST", 1000)
+    path = tmp_path / "access.log"
+    path.write_text("")
+    log = AccessLog(path, config())
+    path.write_text(line(1, 500) * 20 + "x" * 3000 + "\n" + line(2, 500))
+    path.rename(tmp_path / "access.log.1")
+    path.write_text(line(3, 500))
+    assert sum(log.after(NOON).total for _ in range(9)) == 22
     log.close()
 
 

@@ -7,15 +7,17 @@ the log every four seconds, so the last of these may be missing.
 from __future__ import annotations
 
 import calendar
+import errno
 import os
 import re
+import stat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from hostlib.program import Config, Failure
 from hostlib.webserver import lighttpd
 
-LARGEST = 8 << 20  # bytes of the log that are looked at for the time before
+LARGEST = 8 << 20  # bytes of the log that are looked at for the time before, and in one look later
 LINE = re.compile(  # client, site (or a dash), user, [when], "request", status; what follows is free
     rb"\S+ (\S+) \S+ \[(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
     rb'"(?:[^"\\]|\\.)*" (\d{3}) '
@@ -63,7 +65,7 @@ class AccessLog:
         self._path = path
         names = (config.host_header, *config.aliases) if config.host_header else ()
         self._names = {name.encode() for name in names if name}
-        self._file: BinaryIO = path.open("rb")
+        self._file = _opened(path)
         self._end = self._file.seek(0, os.SEEK_END)
         self._rest = b""
 
@@ -91,18 +93,21 @@ class AccessLog:
     def after(self, since: float) -> Answers:
         """The answers from `since` on that were written since the last call. A rotated log is followed."""
         self._file.seek(self._end)
-        data = self._rest + self._file.read()
+        more = self._file.read(LARGEST)
+        data = self._rest + more
         self._end = self._file.tell()
         try:
             now = os.stat(self._path)
-            if now.st_ino != os.fstat(self._file.fileno()).st_ino or now.st_size < self._end:
+            another = now.st_ino != os.fstat(self._file.fileno()).st_ino or now.st_size < self._end
+            if another and len(more) < LARGEST:  # else there may be more of the old one
                 self._file.close()
-                self._file = self._path.open("rb")
-                data += self._file.read()
+                self._file = _opened(self._path)
+                data += self._file.read(LARGEST)
                 self._end = self._file.tell()
         except FileNotFoundError:
             pass  # between the two steps of a rotation
-        *lines, self._rest = data.split(b"\n")
+        *lines, rest = data.split(b"\n")
+        self._rest = rest if len(rest) < LARGEST else b""  # no line is that long
         return self._counted(lines, since, float("inf"))
 
     def close(self) -> None:
@@ -120,6 +125,18 @@ class AccessLog:
             total += 1
             bad += found[11].startswith(b"5")
         return Answers(total, bad)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Root reads it, and the web server's account can put something else there: a pipe without an end, say.
+
+    Raises OSError where it is no file.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is no file", str(path))
 
 
 def _usual(form: str) -> bool:
