@@ -220,6 +220,6 @@ def test_one_that_never_ends_is_a_failure_with_the_command_to_try(
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
     monkeypatch.setattr(lighttpd, "PATIENCE", 0.2)
-    with pytest.raises(Failure, match="gave no answer in 0.2 s") as caught:
+    with pytest.raises(Failure, match="gave no answer in") as caught:
         lighttpd.read(str(slow), Path("/etc/lighttpd/lighttpd.conf"))
     assert caught.value.next == f"{slow} -p -f /etc/lighttpd/lighttpd.conf"
