@@ -44,6 +44,12 @@ from deploytools.survey import Status
 
 # Among how many past runs windows are looked for, to tell how long this one may take.
 LATELY = 50
+# Why a run can't be backed out of, by the step that it is beyond.
+NO_WAY_BACK = {
+    "migrate": "its migration may have changed the schema",
+    "swap": "a host that served nothing before has no release to go back to",
+    "maintenance-off": "visitors may have been let in",
+}
 
 
 @dataclass(frozen=True)
@@ -257,9 +263,9 @@ def _turning_back(plan: Plan, records: Sequence[Record], settings: Settings, fle
         if isinstance(outcome, Ok) and not outcome.value.by_code:
             found = [journal.outcome("migrate", host, outcome.value, undo=False, seconds=0.0)]
             progress = journal.fold([*records, *found])
-    if not saga.may_abort(plan, progress):
+    if barred := saga.barring(plan, progress):
         raise InMaintenance(
-            f"run {plan.run_id} can't be aborted any more: its migration may have changed the schema",
+            f"run {plan.run_id} can't be aborted any more: {NO_WAY_BACK.get(barred[-1], barred[-1])}",
             state=standing(plan, progress),
             next="fab deploy --resume",
         )

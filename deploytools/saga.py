@@ -163,11 +163,22 @@ def may_turn_back(plan: Plan, progress: Progress) -> bool:
 def may_abort(plan: Plan, progress: Progress) -> bool:
     """True where everything can be undone that was done, if the operator asks for it.
 
-    That is more than `may_turn_back`: a pivot that is known to be done, and has a way back. It was passed on
-    purpose, so nothing but the operator's word takes it back.
+    That is more than `may_turn_back`: a pivot that has a way back. It was passed on purpose, so nothing but
+    the operator's word takes it back.
     """
-    marks = ((step, progress.mark(step, host)) for step in plan.steps for host in plan.hosts_of(step))
-    return not any(_bars_the_way_back(step, mark) and not _has_a_way_back(step, mark) for step, mark in marks)
+    return not barring(plan, progress)
+
+
+def barring(plan: Plan, progress: Progress) -> tuple[str, ...]:
+    """The names of the steps that no abort can take back."""
+    return tuple(
+        step.name
+        for step in plan.steps
+        if any(
+            _bars_the_way_back(step, mark) and not _has_a_way_back(step, mark)
+            for mark in (progress.mark(step, host) for host in plan.hosts_of(step))
+        )
+    )
 
 
 def in_maintenance(plan: Plan, progress: Progress) -> tuple[str, ...]:
@@ -206,7 +217,11 @@ def _bars_the_way_back(step: Step, mark: Mark | None) -> bool:
 
 
 def _has_a_way_back(step: Step, mark: Mark | None) -> bool:
-    return step.undo is not None and mark is not None and mark.state is State.OK
+    """What runs once, a migration, is taken back only if it is known to be done. A host goes back to its
+    release whatever became of its swap.
+    """
+    known = mark is not None and mark.state is State.OK
+    return step.undo is not None and (known or step.scope is not Scope.ONCE)
 
 
 def _backward(plan: Plan, progress: Progress) -> Action:

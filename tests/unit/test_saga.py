@@ -18,6 +18,7 @@ from deploytools.saga import (
     State,
     TurnBack,
     Verdict,
+    barring,
     decide,
     in_maintenance,
     may_abort,
@@ -120,6 +121,16 @@ def test_told_not_to_swap_back_it_holds_and_an_abort_does() -> None:
     assert may_abort(plan, progress)
     assert decide(plan, replace(progress, reverting=True)) == Act(step, ("web1",), undo=True)
     assert decide(plan, progress.forget_failures()) == Act(step, ("web2", "web3"))
+
+
+@pytest.mark.parametrize("mark", [Mark(State.INTENDED), Mark(State.UNKNOWN), Mark(State.FAILED)])
+def test_whatever_became_of_a_swap_an_abort_takes_it_back(mark: Mark) -> None:
+    """As where the operator's process was killed in the middle of it."""
+    plan, step, progress = rolling(Kind.PIVOT)
+    progress = progress.with_mark("swap", "web1", OK, undo=False).with_mark("swap", "web2", mark, undo=False)
+
+    assert may_abort(plan, progress)
+    assert decide(plan, replace(progress, reverting=True)) == Act(step, ("web1", "web2"), undo=True)
 
 
 def test_told_not_to_swap_back_a_first_host_that_fails_is_undone_for_nothing_is_on_the_new_release() -> None:
@@ -281,7 +292,9 @@ def test_once_a_visitor_may_have_been_let_in_nothing_is_taken_back() -> None:
     progress = done_up_to(UP, ABORTABLE).with_mark("migrate", "web1", MIGRATED, undo=False)
 
     assert may_abort(ABORTABLE, progress)
-    assert not may_abort(ABORTABLE, progress.with_mark(UP.name, "web1", Mark(State.INTENDED), undo=False))
+    assert barring(ABORTABLE, progress.with_mark(UP.name, "web1", Mark(State.INTENDED), undo=False)) == (
+        UP.name,
+    )
 
 
 ONLINE = replace(
