@@ -37,10 +37,15 @@ class Silence:
 
 
 def each(
-    fleet: Fleet, settings: Settings, name: str, *arguments: str, hosts: Sequence[str] | None = None
+    fleet: Fleet,
+    settings: Settings,
+    name: str,
+    *arguments: str,
+    hosts: Sequence[str] | None = None,
+    timeout: float = Command.timeout,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Silence]]:
     """Run a host program that changes only what it is asked to; return results and silences by host."""
-    command = Command(commands.program(settings, name, *arguments))
+    command = Command(commands.program(settings, name, *arguments), timeout=timeout)
     return _answers(fleet.map(lambda remote: run(remote, command), hosts=hosts))
 
 
@@ -68,8 +73,9 @@ def _answers(
             case Ok(answer) if not answer.error:
                 results[host] = dict(answer.mark.value)
             case Ok(answer):
-                next_step = answer.error.get("next", "")
-                silent[host] = Silence(answer.error.get("what", "it failed"), next_step, answer.exit_code)
+                what, next_step = answer.error.get("what", "it failed"), answer.error.get("next", "")
+                details = tuple(answer.mark.value.get("details", ()))
+                silent[host] = Silence(what, next_step, answer.exit_code, details)
             case Unreached(error):
                 told = error if isinstance(error, DeployError) else Unreachable(str(error), next="fab doctor")
                 silent[host] = Silence(told.what, told.next or "", Unreachable.exit_code, told.details)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploytools.tasks.task import operation
 
+if TYPE_CHECKING:
+    from deploytools.fleet import Fleet
+    from deploytools.settings import Settings
+
 _JSON = {"json": "print JSON for a machine"}
+# How long a host may take to read all files of a release, in seconds.
+VERIFIED_WITHIN = 3600.0
 
 
 @operation(help=_JSON)
@@ -110,8 +116,10 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
         )
 
 
-@operation(help=_JSON)
-def releases(c: Any, json: bool = False) -> None:
+@operation(
+    help={"verify": "read every file of what the hosts serve, and compare it with what was sent", **_JSON}
+)
+def releases(c: Any, verify: bool = False, json: bool = False) -> None:
     """List the releases on the hosts, newest first."""
     from deploytools import operation as op
     from deploytools import survey
@@ -121,6 +129,9 @@ def releases(c: Any, json: bool = False) -> None:
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
+        if verify:
+            _verify(fleet, settings, json)
+            return
         listed = survey.ask(fleet, settings, "release", "list")
     if json:
         print(_dump({host: result["releases"] for host, result in listed.items()}))
@@ -132,6 +143,20 @@ def releases(c: Any, json: bool = False) -> None:
     ]
     width = terminal_width(sys.stdout)
     print(table(rows, ["host", "id", "ref", "created_at", "state"], width) if rows else "no releases yet")
+
+
+def _verify(fleet: Fleet, settings: Settings, json: bool) -> None:
+    """Tell what each host says of the files that it serves. Raises what survey.silence makes of the bad."""
+    from deploytools import survey
+
+    hosts = [str(host) for host in settings.hosts]
+    sound, damaged = survey.each(fleet, settings, "release", "verify", hosts=hosts, timeout=VERIFIED_WITHIN)
+    if json:
+        print(_dump(sound))
+    else:
+        print("\n".join(f"{host}: {told['message']}" for host, told in sound.items()))
+    if damaged:
+        raise survey.silence("release verify", damaged, len(hosts))
 
 
 @operation(help=_JSON)

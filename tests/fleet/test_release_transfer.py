@@ -80,6 +80,9 @@ def test_what_a_hand_has_damaged_or_removed_is_sent_anew(site: Fleet) -> None:
     web1, web2 = site
     # In place, and so in all releases that share the file.
     web1.run(f"printf 4 | dd conv=notrunc status=none of={RELEASES}/{serving(web1)}/public/page-3")
+    verified = site.operator.fab("releases", "--verify", code=3)
+    assert "public/page-3" in verified.stderr
+    assert f"web2: release {serving(web2)}: all" in verified.stdout
     gone = [name for name in web2.run(f"ls {RELEASES}").stdout.split() if name != serving(web2)]
     web2.run(f"rm -rf {' '.join(f'{RELEASES}/{name}' for name in gone)}")
     (site.operator.directory / "public/page-1").write_text("changed")

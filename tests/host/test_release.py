@@ -116,6 +116,15 @@ class TestStage:
         assert "Traceback" not in ran.err
 
 
+def damage(path: Path) -> None:
+    """Another content in place, of the same size and time."""
+    before = path.stat()
+    path.write_bytes(b"?" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+# As hostlib.releasing.proof has it.
+PARTS = 8
 TREE: Tree = {f"d{number}/file": b"%d" % number * 5000 for number in range(20)}
 
 
@@ -147,9 +156,7 @@ class TestOnlyWhatChangedTravels:
     def test_a_file_that_was_damaged_is_sent_anew_and_told(self, host: WebHost) -> None:
         stage(host, "r1", TREE)
         place = host.root / "releases/r1"
-        before = (place / "d1/file").stat()
-        (place / "d1/file").write_bytes(b"?" * before.st_size)
-        os.utime(place / "d1/file", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (place / "d1/file").write_bytes(b"?" * (place / "d1/file").stat().st_size)
         (place / "d2/file").unlink()
         (place / "d3/file").unlink()
         (place / "d3/file").symlink_to("/etc/passwd")
@@ -160,6 +167,19 @@ class TestOnlyWhatChangedTravels:
         ]
         for number in (1, 2, 3):
             assert (host.root / f"releases/r2/d{number}/file").read_bytes() == TREE[f"d{number}/file"]
+
+    def test_damage_that_no_look_shows_is_found_within_eight_releases(self, host: WebHost) -> None:
+        damaged = {f"d{number}/file" for number in range(20)}
+        stage(host, "r1", TREE)
+        for name in damaged:
+            damage(host.root / "releases/r1" / name)
+        told: list[list[str]] = []
+        for number in range(2, 2 + PARTS):
+            ran = stage(host, f"r{number}", TREE)
+            told.append([line.split(" ")[0] for line in ran.json.get("details", ())])
+        assert len([names for names in told if names]) > 1, "a part of them at a time"
+        for name in damaged:
+            assert (host.root / f"releases/r{number}" / name).read_bytes() == TREE[name]
 
     def test_an_executable_bit_that_changed_costs_no_content_and_changes_no_earlier_release(
         self, host: WebHost
@@ -186,6 +206,36 @@ class TestOnlyWhatChangedTravels:
         (host.root / "shared/var/.keep").touch()
         ran = stage(host, "r2", {"var/.keep": b""}, "--shared", "var")
         assert (ran.code, ran.json["linked"]) == (0, 0)
+
+
+class TestVerify:
+    def test_a_release_that_is_as_it_was_staged_is_said_to_be(self, host: WebHost) -> None:
+        content: Tree = {"run": b"#!/bin/sh\n", "var/.keep": b"", "page": b"hello"}
+        (host.root / "shared/var").mkdir(parents=True)
+        stage(host, "r1", content, "--shared", "var")
+        make_current(host, "r1")
+        ran = host.run("release", "verify")
+        assert (ran.code, ran.json["files"]) == (0, 3), "not what is shared, but the manifest"
+
+    def test_what_no_look_shows_is_named_and_the_next_release_has_it_right(self, host: WebHost) -> None:
+        stage(host, "r1", TREE)
+        stage(host, "r2", TREE)
+        place = host.root / "releases/r2"
+        for number in range(9):  # of which only a part would be read
+            damage(place / f"d{number}/file")
+        (place / "d9/file").unlink()
+        (place / "d10/file").chmod(0o755)
+        ran = host.run("release", "verify", "r2")
+        assert ran.code == 3
+        assert ran.json["damaged"] == sorted(f"d{number}/file" for number in range(11))
+        assert stage(host, "r3", TREE).code == 0
+        after = host.run("release", "verify", "r3")
+        assert (after.code, after.json["damaged"]) == (0, [])
+
+    def test_of_a_release_that_is_not_here_or_none_at_all(self, host: WebHost) -> None:
+        assert host.run("release", "verify").json["release"] is None
+        ran = host.run("release", "verify", "r9")
+        assert (ran.code, ran.error["what"]) == (2, f"there is no release r9 in {host.root}/releases")
 
 
 class TestAnUploadThatIsCut:

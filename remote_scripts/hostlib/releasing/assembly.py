@@ -1,8 +1,9 @@
 """A release put together: what the host has already is linked from earlier releases, the rest has arrived.
 
-A link shares a file's content for good, so nothing is linked on trust: every file is read, and its digest
-compared, before it goes into the new release. One that was damaged since is sent anew. Where the application
-could write into a release, files are copied instead: what it did to one would be done to all.
+A link shares a file's content for good, so only what was read and found right is linked: now, or for an
+earlier release where the file is as it was then (`hostlib.releasing.proof`). One that was damaged since is
+sent anew. Where the application could write into a release, files are copied instead: what it did to one
+would be done to all.
 """
 
 from __future__ import annotations
@@ -16,23 +17,35 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from hostlib.files import read_json
 from hostlib.program import Config, Failure
+from hostlib.releasing import proof
 from hostlib.releasing.listing import FILES, SEPARATOR, STAGED, File, Listing, check_ends, kept
 from hostlib.releasing.store import Store
 
 BLOCK = 1 << 20
+# Why there is no file to be read any more.
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO)
 # Why a file can't be linked that can be copied: too many links, another owner or file system.
 UNLINKABLE = (errno.EMLINK, errno.EPERM, errno.EXDEV)
 # How many names of damaged files are told.
 TOLD = 10
 
 
+class Found(NamedTuple):
+    """Where a content should be, and what the file there looked like when that was seen to be right."""
+
+    path: bytes
+    proved: bytes
+
+
 class Earlier:
     """A release that is here already, as a source of files."""
 
     def __init__(self, place: Path) -> None:
+        self._release = place
         self._place = os.fsencode(place) + b"/"
         data = (place / FILES).read_bytes()
         self.blocks = data.split(SEPARATOR)
@@ -43,20 +56,25 @@ class Earlier:
         self._words: set[bytes] = set()
         self._by_path: dict[bytes, bytes] | None = None
         self._by_what: dict[bytes, bytes] = {}
+        self._proved: dict[bytes, bytes] = {}
 
-    def find(self, file: File) -> bytes | None:
-        """Where that content is, or should be; None where this release has it nowhere."""
+    def find(self, file: File) -> Found | None:
+        """Where that content is; None where this release has it nowhere."""
         otherwise = (b"f" if file.executable else b"x") + file.what[1:]
         self._words = self._words or set(self._data.split(b"\0"))
         if file.what not in self._words and otherwise not in self._words:
             return None
         if self._by_path is None:
-            self._by_path = {path: what for path, what in kept(self._data) if not self._hidden(path)}
+            files = list(kept(self._data))
+            looks = proof.read(self._release)
+            if len(looks) == len(files):
+                self._proved = {path: seen for (path, _), seen in zip(files, looks)}  # noqa: B905 - Python 3.10
+            self._by_path = {path: what for path, what in files if not self._hidden(path)}
             self._by_what = {what: path for path, what in self._by_path.items()}
         path: bytes | None = file.path
         if self._by_path.get(file.path) != file.what:
             path = self._by_what.get(file.what) or self._by_what.get(otherwise)
-        return None if path is None else self._place + path
+        return None if path is None else Found(self._place + path, self._proved.get(path, b""))
 
     def _hidden(self, path: bytes) -> bool:
         return bool(self._shared) and (path + b"/").startswith(self._shared)
@@ -75,7 +93,7 @@ def earlier(config: Config, releases: Sequence[str]) -> list[Earlier]:
 
 @dataclass
 class Assembly:
-    """A release on its way: `tree` is what it will be.
+    """A release on its way: `tree` is what it will be, as the host's release number `number`.
 
     Attributes:
         linked, copied, arrived: how many files came to be there in which way.
@@ -88,12 +106,14 @@ class Assembly:
     tree: Path
     sources: Sequence[Earlier]
     store: Store
+    number: int
     linked: int = 0
     copied: int = 0
     arrived: int = 0
     bytes: int = 0
     damaged: list[str] = field(default_factory=list)
     _missing: list[File] = field(default_factory=list)
+    _proved: dict[bytes, bytes] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Make directories and links, and all files that are here already."""
@@ -145,7 +165,9 @@ class Assembly:
                 os.rename(source, place)
                 os.chmod(place, file.mode)
                 os.utime(place, (self.listing.modified, self.listing.modified))
+                self._proved[file.path] = proof.look(os.lstat(place))
         self.arrived = len(self._missing)
+        proof.write(self.tree, (self._proved[file.path] for file in self.listing.files))
 
     def counts(self) -> dict[str, object]:
         """What the answer says of it."""
@@ -159,23 +181,44 @@ class Assembly:
 
     def _place(self, file: File, place: bytes, owner: int | None) -> bool:
         for source in self.sources:
-            path = source.find(file)
-            if path is None:
+            found = source.find(file)
+            if found is None:
                 continue
-            if self._take(path, file, place, owner):
+            if self._link_proved(found, file, place, owner) or self._take(found.path, file, place, owner):
                 return True
-            self.damaged.append(os.fsdecode(path))
+            self.damaged.append(os.fsdecode(found.path))
         return False
 
+    def _link_proved(self, found: Found, file: File, place: bytes, owner: int | None) -> bool:
+        """Link a file that is as it was when it was read before; False where it has to be read now."""
+        if not found.proved or proof.due(file.digest, self.number):
+            return False
+        try:
+            there = os.lstat(found.path)
+            if (
+                proof.look(there) != found.proved
+                or there.st_mode != stat.S_IFREG | file.mode
+                or (there.st_size, there.st_uid) != (file.size, owner)
+            ):
+                return False
+            os.link(found.path, place)
+        except OSError as error:
+            if error.errno not in (*GONE, *UNLINKABLE):
+                raise
+            return False
+        self.linked += 1
+        self._proved[file.path] = found.proved
+        return True
+
     def _take(self, path: bytes, file: File, place: bytes, owner: int | None) -> bool:
-        """Have `file` at `place` from an earlier release; False where that isn't what it should be.
+        """Read a file of an earlier release and have it at `place`; False where it isn't what it should be.
 
         Only what is the deploy user's (`owner`) and nobody else can write is linked.
         """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO):
+            if error.errno in GONE:
                 return False
             raise
         try:
@@ -183,7 +226,7 @@ class Assembly:
             if not stat.S_ISREG(there.st_mode) or there.st_size != file.size:
                 return False
             if there.st_uid == owner and stat.S_IMODE(there.st_mode) == file.mode:
-                if _digest(descriptor, file.size) != file.digest:
+                if proof.hashed(descriptor, file.size) != file.digest:
                     return False
                 try:
                     os.link(path, place)
@@ -193,6 +236,7 @@ class Assembly:
                     os.lseek(descriptor, 0, os.SEEK_SET)
                 else:
                     self.linked += 1
+                    self._proved[file.path] = proof.look(there)
                     return True
             if not self._copy(descriptor, file, place):
                 return False
@@ -212,6 +256,7 @@ class Assembly:
                     rest = rest[os.write(target, rest) :]
             os.fchmod(target, file.mode)
             os.utime(target, (self.listing.modified, self.listing.modified))
+            self._proved[file.path] = proof.look(os.fstat(target))
         finally:
             os.close(target)
         if seen.hexdigest() == file.digest:
@@ -235,11 +280,3 @@ def full(what: str) -> Failure:
         state="nothing was changed",
         next="df -h; df -i; `release prune --keep N`, or make room, and deploy again",
     )
-
-
-def _digest(descriptor: int, size: int) -> str:
-    seen = hashlib.sha256()
-    while size and (block := os.read(descriptor, min(size, BLOCK))):
-        seen.update(block)
-        size -= len(block)
-    return seen.hexdigest()

@@ -26,6 +26,7 @@ from hostlib.program import Failure
 # Where a release keeps its listing, and what else of a host's own is in it.
 FILES = ".deploytools.files"
 STAGED = ".deploytools.staged.json"
+PROVED = ".deploytools.proved"
 SEPARATOR = b"\0\0"
 _HEAD = re.compile(rb"1 (0|[1-9][0-9]{0,11})")
 _WHAT = re.compile(rb"d|[fx] (?:0|[1-9][0-9]{0,17}) [0-9a-f]{64}|l .+", re.DOTALL)
@@ -65,7 +66,7 @@ def parse(blocks: Sequence[bytes]) -> Listing:
             next="fab setup, where laptop and host are not of the same version",
         )
     listing = Listing(int(head[1]))
-    open_, taken = {b"."}, {os.fsencode(FILES), os.fsencode(STAGED)}
+    open_, taken = {b"."}, set(map(os.fsencode, (FILES, STAGED, PROVED)))
     for block in blocks[1:]:
         directory, *entries = block.split(b"\0")
         if directory not in open_:

@@ -24,6 +24,8 @@ from hostlib.swapping import generations
 MANIFEST = ".deploytools.json"
 # What became of a release: STAGED_ONLY while its deploy is under way, or was given up.
 STAGED_ONLY, DEPLOYED, FAILED_STATE = "staged", "deployed", "failed"
+# How many names of damaged files are told.
+TOLD = 10
 # How long a command waits for another one that is at work here, in seconds.
 WAIT = 300
 INCOMING, CONTENT = ".incoming", "content"
@@ -221,6 +223,40 @@ def names(config: Config) -> list[str]:
 def number(config: Config, release: str) -> int:
     """As which one it was staged."""
     return int(staged(config.releases / release).get("number", 0))
+
+
+def next_number(config: Config) -> int:
+    """As which one the next is staged: they are counted, because a clock may jump back."""
+    return 1 + max((number(config, release) for release in names(config)), default=0)
+
+
+def verify(config: Config, release: str | None) -> Result:
+    """Read every file of a release (the current one where None); Failure where one isn't what it should be.
+
+    The next `stage` reads all that it links then.
+    """
+    from hostlib.releasing import proof  # as little as possible is imported where it isn't needed
+
+    release = release or current(config)
+    if release is None:
+        return {"changed": False, "release": None, "message": "no release yet"}
+    manifest(config, release)
+    try:
+        files, damaged = proof.damaged(config.releases / release, shared_names(config, release))
+    except OSError as error:
+        raise _unusable(f"what {release} should have in it can't be read: {error}") from error
+    if damaged:
+        proof.forget(config.releases / name for name in names(config))
+        raise Failure(
+            f"{len(damaged)} of {files} files of release {release} are not what they were when it was staged",
+            state="it is left as it is",
+            next="fab deploy, which sends them anew",
+            release=release,
+            damaged=damaged,
+            details=[f"{config.releases / release / name}" for name in damaged[:TOLD]],
+        )
+    message = f"release {release}: all {files} files are what they were when it was staged"
+    return {"changed": False, "release": release, "files": files, "damaged": [], "message": message}
 
 
 def _note(config: Config, release: str, state: str) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostlib.files import sync_directory, write_atomic, write_json
+from hostlib.files import sync_directory, write_json
 from hostlib.locking import exclusive
 from hostlib.names import timestamp
 from hostlib.program import Config, Failure, Result
@@ -89,7 +89,7 @@ def _take_in(config: Config, order: Order, inlet: Inlet, tree: Path, store: Stor
     sources = earlier(config, names)
     blocks = _blocks(order, inlet, sources)
     listed = listing.parse(blocks)
-    assembly = Assembly(config, listed, tree, sources, store)
+    assembly = Assembly(config, listed, tree, sources, store, releases.next_number(config))
     assembly.begin()
     numbers: dict[str, int] = {}
     for file in listed.files:
@@ -109,7 +109,9 @@ def _take_in(config: Config, order: Order, inlet: Inlet, tree: Path, store: Stor
     if (releases.described(tree) or {}).get("id") != order.release:
         raise Failure(f"there is no {releases.MANIFEST} of this release in it", state=NOWHERE)
     (tree / releases.MANIFEST).chmod(0o600)  # it has app.env and migrate.env: ours and root's alone
-    write_atomic(tree / listing.FILES, listing.SEPARATOR.join(blocks), 0o600)
+    # It is flushed with all the rest, before the release gets its name.
+    (tree / listing.FILES).write_bytes(listing.SEPARATOR.join(blocks))
+    (tree / listing.FILES).chmod(0o600)
     return assembly
 
 
@@ -160,8 +162,11 @@ def _disk_troubles(content: Path) -> Iterator[None]:
 def _describe(config: Config, order: Order, tree: Path) -> None:
     """Note what only the host knows of the release."""
     staged = {"sha256": order.sha256, "shared": list(order.shared), "state": releases.STAGED_ONLY}
-    number = 1 + max((releases.number(config, release) for release in releases.names(config)), default=0)
-    came = {"staged_at": timestamp(), "number": number, "served": releases.current(config)}
+    came = {
+        "staged_at": timestamp(),
+        "number": releases.next_number(config),
+        "served": releases.current(config),
+    }
     write_json(tree / listing.STAGED, {**staged, **came})
 
 
