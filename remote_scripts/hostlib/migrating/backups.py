@@ -159,6 +159,7 @@ def _unpacked(path: Path) -> Iterator[tuple[BinaryIO, str | None]]:
                     yield stream, name
                 return
         if magic.startswith(b"\x28\xb5\x2f\xfd"):
+            os.lseek(file.fileno(), 0, os.SEEK_SET)  # where zstd reads on; seek() moves within our buffer
             with subprocess.Popen([_needed("zstd"), "-dcq"], stdin=file, stdout=subprocess.PIPE) as unpacking:
                 assert unpacking.stdout is not None
                 yield unpacking.stdout, "zstd"  # type: ignore[misc]
