@@ -114,11 +114,13 @@ def test_ctrl_c_before_the_migration_can_be_aborted(deployed: Site) -> None:
 
 def test_a_laptop_that_dies_in_the_migration_changes_nothing_about_it(deployed: Site) -> None:
     before = migrations(deployed)
-    process = deployed.start("on", "sandbox", "deploy", "--ref", "slow-migration", "--with-downtime", "--yes")
+    window = ("deploy", "--ref", "slow-migration", "--with-downtime", "--until", "+1s", "--yes")
+    process = deployed.start("on", "sandbox", *window)
     wait_for(lambda: migrations(deployed) > before, "the migration")
     process.kill()
     process.communicate()
-    assert deployed.get()[0] == 503
+    status, headers = deployed.get()
+    assert (status, headers["retry-after"]) == (503, "120"), "it lasts beyond the end that was announced"
 
     deployed.on("deploy", "--ref", "v3", "--yes", code=5)
     refused = deployed.on("deploy", "--abort", code=4)
@@ -126,6 +128,7 @@ def test_a_laptop_that_dies_in_the_migration_changes_nothing_about_it(deployed: 
     told = deployed.on("deploy", "--resume")
 
     assert "done" in told.stdout
+    assert len(re.findall("the window was to end at .*, and goes on", told.stdout + told.stderr)) == 1
     assert migrations(deployed) == before + 1
     assert deployed.serves == deployed.commit("slow-migration")
     assert deployed.get()[1]["x-schema"] == deployed.get()[1]["x-schema-expected"]
