@@ -64,8 +64,9 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
                 details=details,
             )
         case None:
+            how = "it can be resumed" if _is_staged(plan, progress) else "its release is not on the hosts yet"
             raise Interrupted(
-                f"{plan.operation} was interrupted; it can be resumed",
+                f"{plan.operation} was interrupted; {how}",
                 state=standing(plan, progress),
                 next=_way_on(plan, progress),
                 details=details,
@@ -206,8 +207,21 @@ def _way_on(plan: Plan, progress: Progress) -> str:
     if not _may_hold_lock(plan, progress):
         force = f" --force {shlex.quote(plan.force)}" if plan.force else ""
         return f"fab {plan.operation}{force}, the same command again"
+    if not _is_staged(plan, progress):
+        return f"fab deploy --abort, then fab {plan.operation} as before: the release is made anew then"
     back = ", or fab deploy --abort" if saga.may_abort(plan, progress) else ""
     return f"fab deploy --resume{back}"
+
+
+def _is_staged(plan: Plan, progress: Progress) -> bool:
+    """Whether it can go on, or only back: what was packed has gone with the process that packed it."""
+    left = [
+        host
+        for step in plan.steps
+        for host in plan.hosts_of(step)
+        if step.name == "stage" and not progress.done(step, host)
+    ]
+    return progress.reverting or not left
 
 
 def _out_of_hold(plan: Plan, bad: Mapping[Any, Record]) -> str:

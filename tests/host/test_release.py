@@ -100,7 +100,8 @@ class TestStage:
     def test_what_is_not_here_can_not_be_staged_without_being_sent(self, host: WebHost) -> None:
         ran, _ = ship(host, "r1", None)
         assert (ran.code, on_disk(host)) == (3, set())
-        assert "the laptop that built it was interrupted" in ran.error["what"]
+        assert "the process that packed it has gone" in ran.error["what"]
+        assert "makes the release anew" in ran.error["next"]
 
     def test_another_release_under_the_same_id_is_refused(self, host: WebHost) -> None:
         stage(host, "r1")

@@ -105,7 +105,7 @@ def test_ctrl_c_before_the_migration_can_be_aborted(deployed: Site) -> None:
 
     assert process.returncode == 130
     assert "stopping as soon as the step in hand is done" in stderr
-    assert "next:  fab deploy --resume, or fab deploy --abort" in stderr
+    assert "fab deploy --abort" in stderr
     told = deployed.on("deploy", "--abort")
     assert "undone (aborted by " in told.stdout
     assert deployed.serves == deployed.commit("v3")

@@ -111,12 +111,36 @@ def test_what_is_left_over_is_told_with_exit_code_7() -> None:
 )
 def test_an_interrupted_run_offers_only_the_ways_out_that_are_open(last: str, offered: str) -> None:
     plan = plans.downtime_plan(BASE, settings())
-    records = [journal.begin(plan), journal.intent(last, ["web1"], undo=False), journal.interrupted()]
+    staged = [journal.outcome("stage", host, ok(), undo=False, seconds=0) for host in plan.hosts]
+    records = [
+        journal.begin(plan),
+        *staged,
+        journal.intent(last, ["web1"], undo=False),
+        journal.interrupted(),
+    ]
 
     with pytest.raises(Interrupted) as caught:
         conclude(plan, journal.fold(records), records)
 
+    assert caught.value.what == "deploy was interrupted; it can be resumed"
     assert caught.value.next == offered
+
+
+def test_a_run_whose_release_is_not_on_every_host_offers_no_way_but_back() -> None:
+    plan = plans.downtime_plan(BASE, settings())
+    staged = journal.outcome("stage", "web1", ok(), undo=False, seconds=0)
+    records = [journal.begin(plan), staged, journal.interrupted()]
+
+    with pytest.raises(Interrupted) as caught:
+        conclude(plan, journal.fold(records), records)
+
+    assert caught.value.what == "deploy was interrupted; its release is not on the hosts yet"
+    assert str(caught.value.next).startswith("fab deploy --abort, then fab deploy as before")
+
+    turned = [*records[:-1], journal.turn_back("stage: failed"), journal.interrupted()]
+    with pytest.raises(Interrupted) as caught:
+        conclude(plan, journal.fold(turned), turned)
+    assert str(caught.value.next).startswith("fab deploy --resume")
 
 
 def test_an_interrupted_switch_without_a_lock_never_offers_to_go_on_with_the_run_that_has_it() -> None:

@@ -122,9 +122,9 @@ def _blocks(order: Order, inlet: Inlet, sources: Sequence[Earlier]) -> list[byte
     digests = [outline[start : start + size] for start in range(0, len(outline), size)]
     if not digests:
         raise Failure(
-            f"release {order.release} is not here, and the laptop that built it was interrupted",
+            f"release {order.release} is not here, and the process that packed it has gone",
             state=NOWHERE,
-            next="fab deploy --abort, then fab deploy",
+            next="the same fab deploy again (--ref, --with-downtime), which makes the release anew",
         )
     known = {hashlib.sha256(block).digest(): block for source in sources for block in source.blocks}
     new = [number for number, digest in enumerate(digests) if digest not in known]
