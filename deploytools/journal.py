@@ -17,10 +17,18 @@ from typing import Any
 from deploytools.commands import Answer
 from deploytools.plan import Plan
 from deploytools.saga import Mark, Progress, State, Verdict
+from deploytools.settings import Hooks
 
 Record = Mapping[str, Any]
 # Puts lines on the lock host, at position `expect` (the number of lines that are there already).
 Store = Callable[[Sequence[str], int], None]
+# Which hook a step runs, and which one its compensation does.
+_HOOKS = {
+    ("quiesce", False): "quiesce",
+    ("quiesce", True): "resume",
+    ("backup", False): "backup",
+    ("resume-workers", False): "resume",
+}
 
 
 def begin(plan: Plan) -> Record:
@@ -106,6 +114,23 @@ def left_out(records: Sequence[Record]) -> tuple[str, ...]:
     """Given a run's records, return the hosts that it was resumed without."""
     named = (host for record in records if record["kind"] == "resumed" for host in record.get("without", ()))
     return tuple(dict.fromkeys(named))
+
+
+def hooks(records: Sequence[Record], now: Hooks) -> Hooks:
+    """Given a run's records, and the hooks of this checkout, return those that the run goes on with.
+
+    They are those that it was begun with, whatever the checkout has, but for one that has failed in it: that
+    may have been mended. `notify` is this computer's own.
+    """
+    planned = plan_of(records).hooks
+    if planned is None:  # begun by an older version
+        return now
+    failed = {
+        _HOOKS.get((record["step"], record["undo"]))
+        for record in records
+        if record["kind"] == "outcome" and record["state"] == State.FAILED.value
+    }
+    return replace(planned, notify=now.notify, **{name: getattr(now, name) for name in failed if name})
 
 
 @dataclass

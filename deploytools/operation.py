@@ -232,6 +232,7 @@ def resume(
     UsageError where the run needs another that isn't in the fleet.
     """
     plan = _without(journal.plan_of(records), exclude, fleet)
+    settings = replace(settings, hooks=journal.hooks(records, settings.hooks))
     connect(fleet, plan.hosts, settings)
     for line in parted_with(records, exclude):
         reporter.note(line)

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from deploytools.errors import UsageError
-from deploytools.settings import Settings
+from deploytools.settings import Hooks, Settings
 
 
 class Scope(str, Enum):
@@ -97,6 +97,7 @@ class Plan:
         until: when the operator expects the window to end, ISO 8601; None if not said.
         window: True where maintenance belongs to this run alone.
         force: the run whose window is lifted or taken over, although it isn't ours.
+        hooks: the window's, as fabric.yaml had them: whoever resumes the run may have others.
     """
 
     operation: str
@@ -113,6 +114,7 @@ class Plan:
     until: str | None = None
     window: bool = False
     force: str | None = None
+    hooks: Hooks | None = None
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -206,7 +208,7 @@ def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude:
     migrate = check and not left_out(base, settings, exclude)
     first = any(target.release is None for target in base.targets)
     return _with(
-        base,
+        replace(base, hooks=replace(hooks, notify=None)),
         [
             LOCK,
             COMPARE,

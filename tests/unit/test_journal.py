@@ -15,6 +15,7 @@ from deploytools.saga import Mark, Progress, State, Verdict
 from tests.support.values import BASE, failed, ok, settings
 
 WINDOW = plans.downtime_plan(BASE, settings())
+HOOKS = {"quiesce": "stop", "resume": "start", "backup": "dump"}
 
 
 def log(path: Path) -> Journal:
@@ -179,3 +180,34 @@ def test_past_windows_tell_how_long_the_next_one_may_take() -> None:
 )
 def test_a_window_that_waited_for_a_person_tells_nothing(run: list[journal.Record]) -> None:
     assert journal.estimate([run]) is None
+
+
+def test_a_run_goes_on_with_the_hooks_that_it_was_begun_with_whatever_the_checkout_has() -> None:
+    plan = plans.downtime_plan(BASE, settings(hooks={**HOOKS, "notify": "mail ann"}))
+    begun = json.loads(json.dumps(journal.begin(plan)))
+    here = settings(hooks={"quiesce": "exit 9", "notify": "mail bob"}).hooks
+
+    assert journal.hooks([begun], here) == settings(hooks={**HOOKS, "notify": "mail bob"}).hooks
+    assert "mail ann" not in json.dumps(begun), "what the laptop runs is nobody else's"
+
+
+@pytest.mark.parametrize(
+    ("step", "undo", "mended"),
+    [
+        ("quiesce", False, "quiesce"),
+        ("quiesce", True, "resume"),
+        ("backup", False, "backup"),
+        ("resume-workers", False, "resume"),
+    ],
+)
+def test_a_hook_that_has_failed_in_the_run_may_have_been_mended_in_the_checkout(
+    step: str, undo: bool, mended: str
+) -> None:
+    plan = plans.downtime_plan(BASE, settings(hooks=HOOKS))
+    wrong = journal.outcome(step, "web1", failed(), undo=undo, seconds=0)
+    well = journal.outcome(step, "web2", ok(), undo=undo, seconds=0)
+    here = settings(hooks=dict.fromkeys(HOOKS, "mended")).hooks
+
+    assert journal.hooks([journal.begin(plan), well], here) == settings(hooks=HOOKS).hooks
+    found = journal.hooks([journal.begin(plan), well, wrong], here)
+    assert found == settings(hooks={**HOOKS, mended: "mended"}).hooks

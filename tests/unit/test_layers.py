@@ -18,7 +18,7 @@ ALLOWED = {
     "plan": {"errors", "settings"},
     "saga": {"plan"},
     "commands": {"plan", "saga", "settings"},
-    "journal": {"commands", "plan", "saga"},
+    "journal": {"commands", "plan", "saga", "settings"},
     "fleet": {"errors", "settings", "remote"},
     "engine": {
         *(

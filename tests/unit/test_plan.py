@@ -12,6 +12,7 @@ from deploytools.commands import Command
 from deploytools.errors import UsageError
 from deploytools.plan import Plan, Scope, Target
 from deploytools.saga import Progress
+from deploytools.settings import Hooks
 from tests.support.values import BASE, settings
 
 
@@ -23,6 +24,7 @@ def test_the_window_is_the_table_of_the_design() -> None:
     assert plans.downtime_plan(BASE, settings()) == replace(
         BASE,
         window=True,
+        hooks=Hooks(),
         steps=(
             plans.LOCK,
             plans.COMPARE,

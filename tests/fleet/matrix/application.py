@@ -64,6 +64,15 @@ deploy:
     resume: rm -f {work}/quiet
   fleet: {{connect_timeout: 5}}
 """
+# What the second operator's checkout has in its place.
+ELSEWHERE = (
+    ("/usr/bin/php-cgi", "/bin/false"),
+    ("/?health", "/?nowhere"),
+    ("./schema apply", "./schema lost"),
+    (f"quiesce: touch {WORK}/quiet", "quiesce: exit 9"),
+    ("    backup: |\n", "    backup: |\n      exit 9\n"),
+    (f"resume: rm -f {WORK}/quiet", "resume: null"),
+)
 FABFILE = f"""\
 import sys
 
@@ -108,6 +117,18 @@ def begin(fleet: Fleet) -> None:
     (project / "unhealthy").write_text("\n")
     sample.commit(fleet, "An application that is never healthy")
     sample.git(project, "checkout", "-q", "v1")
+
+
+def elsewhere(project: Path) -> None:
+    """Bring a copy of the project to a commit whose fabric.yaml would break whatever run went by it."""
+    settings = (project / "fabric.yaml").read_text()
+    for good, bad in ELSEWHERE:
+        assert good in settings, good
+        settings = settings.replace(good, bad)
+    (project / "fabric.yaml").write_text(settings)
+    (project / "code").write_text("3\n")
+    sample.git(project, "checkout", "-q", "-b", "elsewhere")
+    sample.git(project, "commit", "-qam", "Something else")
 
 
 def prepare(fleet: Fleet) -> None:

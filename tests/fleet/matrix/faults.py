@@ -262,13 +262,25 @@ def outlives_the_link(trial: Broken) -> None:
     trial.until_the_end(running)
 
 
+def outlives_by_a_minute(trial: Broken) -> None:
+    """The migration goes on when the operator's process has given up, to whom its host was lost."""
+    trial.host = trial.site.web1
+    running = trial.migrating(trial.point)
+    with trial.outage(OUT_OF_REACH, "nobody reaches the host"):
+        trial.host.link_down()
+        trial.until_the_end(running)
+        trial.host.link_up()
+    assert trial.typed[-1].code in (4, 130), trial.typed
+    assert not trial.site.web1.exists(f"{application.WORK}/at-after"), "the migration is over already"
+
+
 def unhealthy(trial: Broken) -> None:
     """The new application never gets healthy; the mended one is deployed by the runbook's way."""
     trial.until_the_end(trial.site.deploy(application.UNHEALTHY))
     lock = trial.site.status(trial.site.web1)["lock"]
     assert lock is not None, trial.typed
     trial.typed.append(trial.site.fab("unlock", "--force", lock["run_id"]))
-    trial.until_the_end(trial.site.deploy(application.GOOD, by=trial.site.second))
+    trial.until_the_end(trial.site.deploy(application.GOOD))
 
 
 def sick(trial: Broken) -> None:

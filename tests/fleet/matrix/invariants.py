@@ -5,6 +5,7 @@
 - the public gets no unmarked error, hang or cut-off answer but by an `Allowance`
 - what was done is in the journal on the lock host, whole and in order
 - the end is all-new, all-old, or every host in maintenance and explained; exit codes tell the truth
+- no worker is left quiet in front of the public
 - while somebody holds the lock, `fab status` says who, and what to type
 """
 

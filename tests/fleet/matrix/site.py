@@ -96,7 +96,8 @@ class Site:
     """What the trials have in common.
 
     Attributes:
-        first, second: two operators, each with a checkout and a memory of his own.
+        first, second: two operators, each with a checkout and a memory of his own. The second one's is at
+            another commit, with hooks and an application that no run is about.
         release: of v1.
     """
 
@@ -117,8 +118,7 @@ class Site:
         self.first.fab("deploy", "--ref", "v1", "--yes")
         self.release = self.web1.run(["readlink", f"{ROOT}/current"]).stdout.strip().rpartition("/")[2]
         shutil.copytree(self.first.directory, self.second.directory, ignore=shutil.ignore_patterns("state"))
-        # Other files, and another application in them than the run is about.
-        (self.second.directory / "code").write_text("3\n")
+        application.elsewhere(self.second.directory)
         self.observer.__enter__()
         return self
 

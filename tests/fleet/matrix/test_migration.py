@@ -24,6 +24,7 @@ pytestmark = pytest.mark.fleet(2, packages=PACKAGES)
         ("runner-killed inside web1 resume", OLD),
         ("database-killed inside web1 resume", OLD),
         ("outlives-the-link inside web1 resume", NEW),
+        pytest.param("outlives-by-a-minute inside web1 resume", NEW, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_migration_that_fails_is_undone_or_explained(site: Site, trial: str, end: str) -> None:

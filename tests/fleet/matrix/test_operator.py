@@ -1,4 +1,4 @@
-"""The operator's process dies or is interrupted at every step; somebody else goes on, elsewhere."""
+"""The operator's process dies or is interrupted at every step; somebody else goes on, at another commit."""
 
 from __future__ import annotations
 

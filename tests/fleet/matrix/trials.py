@@ -27,7 +27,7 @@ UNDOINGS = tuple(step.name for step in _PLANNED[: STEPS.index("migrate")] if ste
 MOMENTS = ("intend", "send", "first", "record", "wrote")
 HOSTS = ("web1", "web2")
 POINTS = tuple(f"{moment}:{step}" for step in STEPS for moment in MOMENTS)
-# Before the lock is taken another may take it; after it is given back there is no run to go on with.
+# For two operators: before the lock is taken another may take it, and after it is given back nobody goes on.
 LOCKED = tuple(point for point in POINTS if point.split(":")[1] not in ("lock", "unlock"))
 INSIDE = PLACES[:2]
 
@@ -49,18 +49,19 @@ FAULTS = {
         faults.kill_in_the_undoing,
         tuple(f"{moment}:undo-{step}" for step in UNDOINGS for moment in MOMENTS),
     ),
-    "reboot": Fault(faults.reboot, (*LOCKED, *PLACES), HOSTS),
-    "power": Fault(faults.power, (*LOCKED, *PLACES), HOSTS),
-    "link": Fault(faults.link, (*LOCKED, *PLACES), HOSTS),
-    "sshd": Fault(faults.sshd, (*LOCKED, *PLACES), HOSTS),
-    "lighttpd": Fault(faults.lighttpd, (*LOCKED, *PLACES), HOSTS),
-    "disk": Fault(faults.disk, LOCKED, HOSTS),
+    "reboot": Fault(faults.reboot, (*POINTS, *PLACES), HOSTS),
+    "power": Fault(faults.power, (*POINTS, *PLACES), HOSTS),
+    "link": Fault(faults.link, (*POINTS, *PLACES), HOSTS),
+    "sshd": Fault(faults.sshd, (*POINTS, *PLACES), HOSTS),
+    "lighttpd": Fault(faults.lighttpd, (*POINTS, *PLACES), HOSTS),
+    "disk": Fault(faults.disk, POINTS, HOSTS),
     "migration-fails": Fault(faults.migration_fails, PLACES),
     "locked-before": Fault(faults.locked_before, ("before",)),
     "locked-meanwhile": Fault(faults.locked_meanwhile, ("before",)),
     "runner-killed": Fault(faults.runner_killed, PLACES),
     "database-killed": Fault(faults.database_killed, INSIDE),
     "outlives-the-link": Fault(faults.outlives_the_link, INSIDE),
+    "outlives-by-a-minute": Fault(faults.outlives_by_a_minute, INSIDE),
     "unhealthy": Fault(faults.unhealthy, ("swap",)),
     "sick": Fault(faults.sick, ("verify",), HOSTS),
     "two-operators": Fault(faults.two_operators, LOCKED),
