@@ -187,7 +187,10 @@ def wait_until_gone(
     """
     if lock.get("heard") is None or lock["heard"] >= SILENCE:
         return
-    note(f"looking whether {lock['by']} on {lock['laptop']} is still at work on run {lock['run_id']}")
+    note(
+        f"looking for up to {SILENCE - lock['heard']:.0f} s whether {lock['by']} on {lock['laptop']} is still"
+        f" at work on run {lock['run_id']}: the last that was heard of it is {lock['heard']:.0f} s old"
+    )
     before = lock["heard"]
     while lock and lock.get("heard") is not None and lock["heard"] < SILENCE:
         if lock["heard"] < before:

@@ -208,7 +208,11 @@ def test_without_a_word_nobody_waits_or_asks() -> None:
     ids=["seen to end", "long ago", "ends", "silent", "let go"],
 )
 def test_a_run_whose_process_has_gone_may_be_taken_over(told: list[Any]) -> None:
-    survey.wait_until_gone(locked(*told[1:], None), SETTINGS, told[0], lambda _: None, sleep=lambda _: None)
+    notes: list[str] = []
+    survey.wait_until_gone(locked(*told[1:], None), SETTINGS, told[0], notes.append, sleep=lambda _: None)
+    assert [note.partition(" s ")[0] for note in notes] == (
+        [f"looking for up to {20 - told[0]['heard']:.0f}"] if told[1:] else []
+    ), "whoever waits knows for how long at most"
 
 
 def test_a_run_that_is_at_work_is_not_taken_over() -> None:
