@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.barehost import bare_host, put_release
+from tests.support.barehost import bare_host, put_release, runner_of
 from tests.support.databases import Database, MariaDB, PostgreSQL
 from tests.support.webhost import Ran, WebHost, wait_until
 
@@ -356,6 +358,35 @@ class TestPending:
         ran = migrate(host, "")
         assert (ran.code, ran.json["after"], ran.json["unchanged"]) == (3, ["1"], False)
         assert f"signal {signal.SIGKILL.value}" in ran.error["what"]
+
+    @pytest.mark.parametrize(("done", "code", "how"), [("", 4, "unknown"), ("2", 0, "applied")])
+    def test_killed_with_its_runner_it_counts_as_applied_only_where_pending_says_none(
+        self, host: WebHost, schema: Path, done: str, code: int, how: str
+    ) -> None:
+        here = host.base / "here"
+        work = f"echo {done} >{schema}; echo 0 >{host.base}/answer;" if done else ""
+        (host.base / "apply").write_text(
+            f"{work} echo $$ $PPID >{here}.new; mv {here}.new {here}; exec sleep 600"
+        )
+        argv = [str(host.tools / "migrate"), "run", "run1", "--release", "r1", "--target=", "--json"]
+        follower = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_until(here.exists, timeout=60, what="the tool is at work")
+        tool, adapter = map(int, here.read_text().split())
+        for pid in (runner_of(host), adapter, tool):
+            os.kill(pid, signal.SIGKILL)
+        out, _ = follower.communicate(timeout=60)
+
+        told = json.loads(out)
+        assert (follower.returncode, told["outcome"]) == (code, how)
+        word = ("--as", "applied", "--by", "ann", "--reason", "looked at the table")
+        resolved = host.run("migrate", "resolve", "run1", *word)
+        if how == "applied":
+            assert resolved.code == 2, "nobody's word is needed"
+            return
+        assert "fab migrate.resolve" in told["error"]["next"]
+        assert "unchanged" not in told
+        assert resolved.code == 0
+        assert migrate(host, "").json["outcome"] == "applied", "the run goes on by that word"
 
     def test_a_tool_that_is_missing_is_named(self, host: WebHost, schema: Path) -> None:
         put_release(
