@@ -46,6 +46,58 @@ def test_killed_between_any_two_of_its_steps_it_is_finished_by_the_next_one_and_
 
 
 @SOME_OR_EVERY
+def test_killed_between_any_two_steps_of_its_way_back_it_is_taken_back_by_the_next_one_and_nobody_notices(
+    site: Site, stride: int
+) -> None:
+    """The next one is the same swap again, or the one that a deploy goes back by."""
+    site.tune("barrier.py", "BAD_ANSWERS_FOR = 1.0", "BAD_ANSWERS_FOR = 0.0")
+    site.release("bad", env={"SICK_BEHIND_WEB": "/health"}, health={"path": "/health"})
+    steps = calls_of(lambda under: site.swap("--release", "bad", under=under), STEPS)
+    flips = [number for number, step in enumerate(steps) if '/app.sock") = 0' in step.line]
+    assert len(flips) == 2, "there and back"
+    way_back = steps[flips[0] + 1 :]
+    assert len(way_back) > 8
+    with Visitors(site, count=3) as visitors:
+        for turn, step in enumerate(way_back[::stride]):
+            bad = ("--release", "bad", "--run-id", f"run-{turn}")
+            assert site.swap(*bad, under=killed_at(step)).code == -signal.SIGKILL, step
+            assert visitors.lost == [], step
+
+            if turn % 2:
+                again = site.swap(*bad)
+                assert (again.code, "was taken back" in again.error["what"]) == (3, True), (step, again)
+            else:
+                again = site.swap("--release", "r1", "--run-id", f"run-{turn}-back")
+                assert again.code == 0, (step, again)
+
+            assert os.readlink(site.root / "current") == "releases/r1", step
+            assert site.serving().release == "r1"
+            site.assert_only(site.serving())
+    assert visitors.lost == []
+
+
+@SOME_OR_EVERY
+def test_killed_between_any_two_steps_of_a_reap_the_next_one_ends_what_is_left(
+    site: Site, stride: int
+) -> None:
+    assert site.swap("--leave").code == 0
+    steps = calls_of(lambda under: site.swap("--reap", under=under), STEPS)
+    assert len(steps) > 3
+    with Visitors(site, count=3) as visitors:
+        for step in steps[::stride]:
+            assert site.swap("--leave").code == 0
+            serving = site.serving()
+            assert site.swap("--reap", under=killed_at(step)).code == -signal.SIGKILL, step
+
+            again = site.swap("--reap")
+
+            assert again.code == 0, (step, again)
+            assert site.serving() == serving
+            site.assert_only(serving)
+    assert visitors.lost == []
+
+
+@SOME_OR_EVERY
 def test_whichever_of_its_writes_finds_no_room_the_site_stays_and_the_message_says_so(
     site: Site, stride: int
 ) -> None:

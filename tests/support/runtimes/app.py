@@ -3,7 +3,8 @@
 It does nothing for the sake of a graceful stop. What it answers is told in tests/support/runtimes.
 Its environment tells how to misbehave: START_DELAY (seconds before it listens or accepts), EXIT
 (status, at once), STATUS (of all answers), BEHIND_WEB_STATUS (of answers to a web server, but not to
-a probe), SICK (a path that is answered by 500), CRASH_BEHIND_WEB (when a web server asks), IGNORE_TERM,
+a probe), SICK (a path that is answered by 500), SICK_BEHIND_WEB (one that is where a web server asks),
+CRASH_BEHIND_WEB (when a web server asks), IGNORE_TERM,
 LEAK (seconds for which a child keeps the listener, in a session of its own).
 """
 
@@ -26,7 +27,7 @@ def application(environ, start_response):
     status = os.environ.get("STATUS", "200")
     if behind_web:
         status = os.environ.get("BEHIND_WEB_STATUS", status)
-    if path == os.environ.get("SICK"):
+    if path == os.environ.get("SICK") or (behind_web and path == os.environ.get("SICK_BEHIND_WEB")):
         status = "500"
     if path == "/crash" or (behind_web and "CRASH_BEHIND_WEB" in os.environ):
         os.kill(0, signal.SIGKILL)
