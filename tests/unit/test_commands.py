@@ -10,6 +10,7 @@ from deploytools import plan as plans
 from deploytools.commands import Command, Ship
 from deploytools.plan import Plan, Step, Target
 from deploytools.saga import Mark, Progress, State
+from deploytools.setup.command import packages_command
 from tests.support.values import BASE, settings
 
 TOOLS = "/usr/local/lib/deploytools/guestbook"
@@ -375,6 +376,13 @@ def test_a_hook_that_prints_what_it_likes_and_ends_well_is_ok() -> None:
     assert commands.read(("env",), 0, "stopped 3 workers\n", "").mark == Mark(
         State.OK, {"output": "stopped 3 workers\n"}
     )
+
+
+def test_what_is_no_program_of_ours_is_done_where_it_ends_well_and_ours_is_where_it_answers() -> None:
+    argv = packages_command(("lighttpd",)).argv
+
+    assert commands.read(argv, 0, "Setting up lighttpd\n", "").mark.state is State.OK
+    assert commands.read((f"{TOOLS}/swap",), 0, "", "").mark == Mark(State.FAILED)
 
 
 HOOK = ("env", "DEPLOYTOOLS_RUN_ID=run-1", "sh", "-c", "stop-workers")
