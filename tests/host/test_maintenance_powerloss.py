@@ -16,7 +16,6 @@ import pytest
 from hostlib.program import BUG, DONE, FAILED, IN_MAINTENANCE
 from hostlib.switch import maintenance
 
-from tests.support.barehost import compiled
 from tests.support.switching import files, is_app, is_page, lua, luac, switch_down, switch_up
 from tests.support.webhost import Ran, WebHost
 
@@ -24,14 +23,6 @@ MOST = 20  # system calls of a kind; a program that makes more of them needs a l
 FULL = {"mkdir": "mkdir", "open": "openat", "write": "write", "sync": "fsync", "rename": "rename"}
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def shared_host() -> Iterator[WebHost]:
-    with WebHost() as host:
-        compiled(host)  # or Python would write its own files
-        host.serve()
-        yield host
 
 
 def begin_up(host: WebHost) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.support.webhost import REMOTE_SCRIPTS, WebHost
+from tests.support.webhost import WebHost
 
 # SQLAlchemy's way to transactional DDL on SQLite: the driver begins nothing, SQLAlchemy does.
 ENV = """
@@ -62,30 +59,11 @@ WAITS = """
 """
 
 
-@cache
-def _bytecode() -> list[tuple[Path, bytes]]:
-    """hostlib compiled once: every host is a copy of its own, and would compile it anew for each program."""
-    with tempfile.TemporaryDirectory() as directory:
-        argv = ["/usr/bin/python3", "-m", "compileall", "-q", str(REMOTE_SCRIPTS / "hostlib")]
-        subprocess.run(argv, check=True, env={**os.environ, "PYTHONPYCACHEPREFIX": directory})
-        compiled = Path(f"{directory}{REMOTE_SCRIPTS}")
-        return [(path.relative_to(compiled), path.read_bytes()) for path in compiled.rglob("*.pyc")]
-
-
-def compiled(host: WebHost) -> None:
-    """Put the bytecode beside hostlib's modules, as set-up does."""
-    for name, code in _bytecode():
-        file = host.tools / name.parent / "__pycache__" / name.name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(code)
-
-
 @contextmanager
 def bare_host(**config: Any) -> Iterator[WebHost]:
     """A WebHost whose lighttpd isn't started; its directory is removed at the end."""
     host = WebHost(config=config)
     try:
-        compiled(host)
         yield host
     finally:
         host.__exit__()

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deploytools.setup import lighttpd
-from tests.support.barehost import compiled
 from tests.support.ports import free_port
 from tests.support.values import settings
 from tests.support.webhost import Reply, WebHost, children, end, wait_until
@@ -52,7 +51,6 @@ def sites(*, max_workers: int = 0, **applications: Mapping[str, Any]) -> Iterato
         for name, webserver in applications.items():
             host = SharingHost(name, port, webserver)
             stack.callback(host.__exit__)
-            compiled(host)
             (host.base / "snippet.conf").write_text(host.snippet)
             host.serve()
             hosts.append(host)

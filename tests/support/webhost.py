@@ -114,6 +114,10 @@ class WebHost:
         shutil.copytree(
             REMOTE_SCRIPTS, self.tools, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
         )
+        for name, code in _bytecode():
+            file = self.tools / name.parent / "__pycache__" / name.name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(code)
         (self.tools / "maint.html").write_bytes(shipped_page())
         for name in ("releases", "shared", "run", "log", "state", "migrations"):
             (self.root / name).mkdir(parents=True)
@@ -320,6 +324,16 @@ class WebHost:
 
     def get(self, path: str = "/", *, headers: Mapping[str, str] | None = None, timeout: float = 10) -> Reply:
         return self.request("GET", path, headers=headers, timeout=timeout)
+
+
+@cache
+def _bytecode() -> list[tuple[Path, bytes]]:
+    """hostlib compiled, as set-up leaves it; every host is a copy of its own, and would compile it anew."""
+    with tempfile.TemporaryDirectory() as directory:
+        argv = ["/usr/bin/python3", "-m", "compileall", "-q", str(REMOTE_SCRIPTS / "hostlib")]
+        subprocess.run(argv, check=True, env={**os.environ, "PYTHONPYCACHEPREFIX": directory})
+        compiled = Path(f"{directory}{REMOTE_SCRIPTS}")
+        return [(path.relative_to(compiled), path.read_bytes()) for path in compiled.rglob("*.pyc")]
 
 
 @cache
