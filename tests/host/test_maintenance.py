@@ -279,7 +279,7 @@ class TestUnderLoad:
         host.serve()
         switch_down(host)
         up, down = maintscript.UP.encode(), lua(host).read_bytes()
-        with Load(host, allow={"app": is_app, "page": is_page}) as load:
+        with Load(host, allow={"app": is_app, "page": is_page}, interval=0) as load:
             for flip in range(300):
                 maintenance.write_atomic(lua(host), down if flip % 2 else up)
                 before = load.requests

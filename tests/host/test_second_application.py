@@ -124,7 +124,7 @@ def test_visitors_of_one_notice_nothing_of_the_others_flips(pair: Pair) -> None:
     seen, strange, stop = Counter[str](), [], threading.Event()
 
     def visitor() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.005):
             reply = theirs.get()
             seen["app"] += 1
             if (reply.status, reply.body) != (200, b"app /"):

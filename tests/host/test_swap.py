@@ -157,7 +157,7 @@ def test_ten_swaps_under_load_lose_no_request_of_a_threaded_application(
     site.first()
     site.release("r2")
 
-    with Visitors(site) as visitors:
+    with Visitors(site, interval=0) as visitors:
         for number in range(10):
             ran = site.swap("--release", f"r{1 + number % 2}")
             assert ran.code == 0, ran
@@ -176,7 +176,7 @@ def test_ten_swaps_under_load_lose_no_request_of_php_and_no_old_code_answers_aft
         site.release(name, env=FOUR_CHILDREN)
     assert site.swap("--release", "r2").code == 0
 
-    with Visitors(site) as visitors:
+    with Visitors(site, interval=0) as visitors:
         for number in range(10):
             ran = site.swap("--release", f"r{1 + number % 2}")
             assert ran.code == 0, ran

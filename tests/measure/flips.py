@@ -84,6 +84,7 @@ def main() -> int:
             clients=given.clients,
             seconds=2 * 3600,
             requests=20_000_000,
+            interval=0,
         )
         with load:
             for took in (by_programs if given.programs else in_one_process)(host, given.flips):

@@ -1,4 +1,4 @@
-"""Clients that ask a web host without a pause, and everything that they saw.
+"""Clients that ask a web host all the time, and everything that they saw.
 
 with Load(host, allow={"app": is_app, "maintenance": is_page}) as load:
     ...
@@ -23,6 +23,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from deploytools.sandbox.traffic import APP, MAINTENANCE, OTHER, TRUNCATED, UNMARKED, classify_error
@@ -30,6 +31,10 @@ from tests.support.runtimes import BIG
 from tests.support.webhost import Reply, WebHost
 
 Address = tuple[str, int]
+
+# Seconds between the requests of a client. Without a pause the clients would have most of the processor, and
+# all that the test is about would be the slower for it; `make soak` is where they ask as fast as it goes.
+LOAD_INTERVAL, VISITORS_INTERVAL = 0.01, 0.02
 
 
 class Ask(NamedTuple):
@@ -185,6 +190,7 @@ class Load(Clients):
         path: str = "/",
         seconds: float = 30,
         requests: int = 200_000,
+        interval: float = LOAD_INTERVAL,
     ) -> None:
         def kind(reply: Reply) -> str:
             return next((name for name, fits in allow.items() if fits(reply)), OTHER)
@@ -197,6 +203,7 @@ class Load(Clients):
             seconds=seconds,
             requests=requests,
             deadline=10,
+            interval=interval,
         )
 
     @property
@@ -218,8 +225,11 @@ class Visitors(Clients):
         options: of Clients.
     """
 
-    def __init__(self, address: Address, *, script: str = "", **options: float) -> None:
-        super().__init__(address, lambda number: itertools.cycle(visits(number, script)), **options)  # type: ignore[arg-type]
+    def __init__(
+        self, address: Address, *, script: str = "", interval: float = VISITORS_INTERVAL, **options: float
+    ) -> None:
+        asks = partial(_over_and_over, script)
+        super().__init__(address, asks, interval=interval, **options)  # type: ignore[arg-type]
 
     @property
     def answered(self) -> int:
@@ -228,6 +238,10 @@ class Visitors(Clients):
     @property
     def lost(self) -> list[str]:
         return self.details
+
+
+def _over_and_over(script: str, number: int) -> Iterator[Ask]:
+    return itertools.cycle(visits(number, script))
 
 
 def visits(number: int, script: str) -> Iterable[Ask]:
