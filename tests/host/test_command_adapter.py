@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.barehost import bare_host, put_release, runner_of
-from tests.support.databases import Database, MariaDB, PostgreSQL
+from tests.support.databases import SERVERS, Database, MariaDB, PostgreSQL
 from tests.support.webhost import Ran, WebHost, wait_until
 
 DBMATE = str(Path(sys.executable).with_name("dbmate"))
@@ -36,7 +36,7 @@ def databases() -> Iterator[Callable[[str], Database]]:
 
     def make(kind: str) -> Database:
         if kind not in servers:
-            servers[kind] = (PostgreSQL if kind == "postgresql" else MariaDB)().__enter__()
+            servers[kind] = SERVERS[kind]().__enter__()
         made.append(servers[kind].create(f"d{len(made)}"))
         return made[-1]
 
@@ -90,7 +90,12 @@ class DbmateProject:
         (self.place / "db" / "migrations" / f"{name}.sql").write_text(text)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+# What the engines differ in is tried on each of them; for all else one is enough, but in `make test-all`.
+ONE_ENGINE = ["sqlite", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in SERVERS)]
+EACH_ENGINE = pytest.mark.parametrize("project", ["sqlite", *SERVERS], indirect=True)
+
+
+@pytest.fixture(params=ONE_ENGINE)
 def project(
     host: WebHost, databases: Callable[[str], Database], request: pytest.FixtureRequest
 ) -> DbmateProject:
@@ -113,6 +118,7 @@ def migrate(host: WebHost, target: str, run_id: str = "run1", *options: str, rel
 
 
 class TestDbmate:
+    @EACH_ENGINE
     def test_tells_and_applies_what_is_pending(self, project: DbmateProject) -> None:
         host = project.host
         found = check(host).json
@@ -255,6 +261,7 @@ class TestDbmate:
         ran = migrate(on_sqlite.host, "1_a.sql")
         assert (ran.code, ran.json["unchanged"], check(on_sqlite.host).json["current"]) == (3, True, [])
 
+    @EACH_ENGINE
     def test_a_failure_is_undone_only_where_ddl_is_transactional(self, project: DbmateProject) -> None:
         project.add("1_a", "create table t_a (id int);\ninsert into nowhere values (1);")
         ran = migrate(project.host, "1_a.sql")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.barehost import bare_host
-from tests.support.databases import Database, MariaDB, PostgreSQL
+from tests.support.databases import SERVERS, Database, MariaDB, PostgreSQL
 from tests.support.django_project import DjangoProject
 from tests.support.webhost import Ran, WebHost
 
@@ -30,7 +30,7 @@ def make_database() -> Iterator[Callable[[str], Database | None]]:
         if kind == "sqlite":
             return None
         if kind not in servers:
-            servers[kind] = (PostgreSQL if kind == "postgresql" else MariaDB)().__enter__()
+            servers[kind] = SERVERS[kind]().__enter__()
         return servers[kind].create(f"d{made}")
 
     yield make
@@ -38,7 +38,12 @@ def make_database() -> Iterator[Callable[[str], Database | None]]:
         server.__exit__()
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+# What the engines differ in is tried on each of them; for all else one is enough, but in `make test-all`.
+ONE_ENGINE = ["sqlite", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in SERVERS)]
+EACH_ENGINE = pytest.mark.parametrize("project", ["sqlite", *SERVERS], indirect=True)
+
+
+@pytest.fixture(params=ONE_ENGINE)
 def project(
     host: WebHost, make_database: Callable[[str], Database | None], request: pytest.FixtureRequest
 ) -> DjangoProject:
@@ -104,6 +109,7 @@ def test_changes_nothing_even_in_an_empty_database(host: WebHost) -> None:
     assert project.query("select count(*) from sqlite_master") == [(0,)]
 
 
+@EACH_ENGINE
 def test_applies_what_is_pending_and_tells_it(project: DjangoProject) -> None:
     project.add("b", "a")
     project.add("c", "b")
@@ -133,6 +139,7 @@ def test_what_listens_to_a_migration_is_called(host: WebHost) -> None:
     assert project.query("select app_label, model from django_content_type where app_label = 'shop'")
 
 
+@EACH_ENGINE
 def test_a_failed_migration_proves_that_nothing_changed_only_where_ddl_is_transactional(
     project: DjangoProject,
 ) -> None:

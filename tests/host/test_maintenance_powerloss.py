@@ -62,8 +62,12 @@ def finish(host: WebHost, command: str) -> None:
 @pytest.mark.parametrize("call", ["mkdir", "write", "fchmod", "fchown", "fsync", "rename", "unlink"])
 @pytest.mark.parametrize(
     ("begin", "command"),
-    [(begin_up, "down"), (begin_down, "down"), (begin_down, "up"), (begin_up, "up")],
-    ids=["down", "down again", "up", "up again"],
+    [
+        pytest.param(begin_up, "down", id="down"),
+        pytest.param(begin_down, "down", id="down again", marks=pytest.mark.exhaustive),
+        pytest.param(begin_down, "up", id="up"),
+        pytest.param(begin_up, "up", id="up again", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_killed_on_entering_any_system_call_that_changes_a_file(
     shared_host: WebHost, begin: Callable[[WebHost], None], command: str, call: str
@@ -83,8 +87,11 @@ def test_killed_on_entering_any_system_call_that_changes_a_file(
 @pytest.mark.parametrize("call", FULL.values(), ids=FULL)
 @pytest.mark.parametrize(
     ("begin", "command"),
-    [(begin_up, "down"), (begin_down, "down"), (begin_down, "up")],
-    ids=["down", "down again", "up"],
+    [
+        pytest.param(begin_up, "down", id="down"),
+        pytest.param(begin_down, "down", id="down again", marks=pytest.mark.exhaustive),
+        pytest.param(begin_down, "up", id="up"),
+    ],
 )
 def test_a_disk_that_is_full_for_one_write_ends_in_a_state_that_is_told(
     shared_host: WebHost, begin: Callable[[WebHost], None], command: str, call: str

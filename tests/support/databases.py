@@ -184,3 +184,6 @@ class MariaDB:
                 return list(cursor.fetchall())
         finally:
             connection.close()
+
+
+SERVERS: dict[str, type[PostgreSQL] | type[MariaDB]] = {"postgresql": PostgreSQL, "mariadb": MariaDB}
