@@ -21,8 +21,12 @@ from deploytools.errors import UsageError
 # Seconds for `ssh -G`, which only waits for something where it makes a name canonical by DNS.
 PATIENCE = 30.0
 
+# What ssh itself takes for a name on its command line: no option, nothing that a shell would obey.
+_NAME = r"(?!-)[^\s\x00-\x1f\x7f:@\[\]'`\"$\\;&<>|(){}]+"
+_USER = r"(?!-)[^\s\x00-\x1f\x7f'`\"$\\;&<>|(){}]+"
 _HOP = re.compile(
-    r"(?:ssh://)?(?:(?P<user>.+)@)?(?:\[(?P<literal>[^]]+)\]|(?P<host>[^:]+))(?::(?P<port>\d+))?"
+    rf"(?:ssh://)?(?:(?P<user>{_USER})@)?(?:\[(?P<literal>(?!-)[\w.:%-]+)\]|(?P<host>{_NAME}))"
+    r"(?::(?P<port>\d{1,5}))?"
 )
 
 

@@ -138,6 +138,10 @@ def test_a_jump_host_is_read_as_ssh_reads_it(text: str, hop: Hop) -> None:
     assert parse_hop(text) == hop
 
 
-def test_what_is_no_jump_host_is_refused() -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["a:b:c", "-oProxyCommand=x", "-l@x", "x;id", "$(id)", "a b", "a\nb", "@x", "me@", "[-x]", "[a b]", "[]"],
+)
+def test_what_is_no_jump_host_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="ProxyJump"):
-        parse_hop("a:b:c")
+        parse_hop(text)
