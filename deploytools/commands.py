@@ -29,6 +29,8 @@ _UNKNOWN_WORDS = re.compile(
 )
 # What begins the command of a hook of the operator's own.
 HOOK = "env"
+# Every account of a host can read a command line, and there may be a password in a hook.
+FROM_STDIN = 'eval "$(cat)"'
 # The program could do that itself, but would be started twice for it.
 AS_ROOT = 'if [ "$(id -u)" = 0 ] || ! [ -x "$1" ]; then exec "$@"; else exec sudo -n "$@"; fi'
 
@@ -395,7 +397,8 @@ def _hook(plan: Plan, command: str | None, timeout: float = 600) -> list[Command
     if not command:
         return []
     variables = [f"DEPLOYTOOLS_RUN_ID={plan.run_id}", f"DEPLOYTOOLS_RELEASE={plan.release or ''}"]
-    return [Command((HOOK, *variables, "sh", "-c", command), timeout=timeout, repeatable=False)]
+    argv = (HOOK, *variables, "sh", "-c", FROM_STDIN)
+    return [Command(argv, stdin=command.encode(), timeout=timeout, repeatable=False)]
 
 
 def _backup(plan: Plan, settings: Settings) -> list[Command | Ship]:
