@@ -62,7 +62,11 @@ class Finished:
 
 def operator() -> tuple[str, str]:
     """Who is typing, and on which machine."""
-    return getpass.getuser(), socket.gethostname()
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in some containers
+        name = f"uid {os.getuid()}"
+    return name, socket.gethostname()
 
 
 def new_run_id() -> str:

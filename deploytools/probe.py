@@ -149,7 +149,11 @@ def ask(url: str, timeout: float = TIMEOUT, context: ssl.SSLContext | None = Non
         answer = connection.getresponse()
         status, marked = answer.status, answer.getheader("X-Maintenance-Mode") == "1"
         answer.read()
-    except (OSError, http.client.HTTPException) as error:
+    except (
+        OSError,
+        http.client.HTTPException,
+        ValueError,
+    ) as error:  # ValueError: of odd names
         why = f"{'cut short: ' if status else ''}{error or type(error).__name__}"
     finally:
         connection.close()

@@ -30,8 +30,8 @@ _NO_MIGRATE = """\
 def write_project(directory: Path, found: Found, hosts: Sequence[str]) -> list[Path]:
     """Write fabric.yaml and fabfile.py for the project `found` into `directory` and return them.
 
-    Raises UsageError where one of them is there already, and SettingsError where a name, a host or a
-    command is not usable; nothing is written then.
+    Raises UsageError where one of them is there already or can't be written, and SettingsError where a name,
+    a host or a command is not usable; nothing is written then.
     """
     named = list(hosts) or [EXAMPLE_HOST]
     load(section(found, named), environment=None, only_hosts=None, environ={}, root=directory)
@@ -44,9 +44,21 @@ def write_project(directory: Path, found: Found, hosts: Sequence[str]) -> list[P
             state="nothing was written",
             next="move it away, or copy what you need of one that fab init writes into an empty directory",
         )
+    written: list[Path] = []
     for path, content in files.items():
-        path.write_text(content)
-    return list(files)
+        try:
+            with path.open("x") as file:
+                written.append(path)
+                file.write(content)
+        except OSError as error:
+            for ours in written:
+                ours.unlink()
+            raise UsageError(
+                f"{path.name} can't be written: {error.strerror}",
+                where=str(directory),
+                state="nothing was written",
+            ) from error
+    return written
 
 
 def section(found: Found, hosts: Sequence[str]) -> dict[str, object]:

@@ -13,11 +13,18 @@ from typing import Any
 from deploytools.commands import Answer
 from deploytools.journal import Record
 from deploytools.plan import Plan, Step
-from deploytools.probe import Sample
+from deploytools.probe import KINDS, Sample
 from deploytools.reporter import Reporter
 
 # Between two lines that tell how far a host has come within a step, in seconds.
 PROGRESS = 1.0
+# Of the events that are read again, what each has to have.
+WORDS: dict[str, set[str]] = {
+    "step": {"at", "step"},
+    "line": {"at", "text"},
+    "note": {"at", "text"},
+    "sample": {"event", *Sample._fields},
+}
 
 
 class EventsReporter(Reporter):
@@ -115,17 +122,18 @@ def events_file(directory: Path, run_id: str) -> Path:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The events in a file; none where it isn't there. A line that was cut off is left out."""
+    """The events in a file; none where it isn't there. What was cut off, or is no event, is left out."""
     events: list[dict[str, Any]] = []
     with contextlib.suppress(OSError), file.open(errors="replace") as lines:
         for line in lines:
-            with contextlib.suppress(ValueError):
-                events.append(json.loads(line))
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                event = json.loads(line)
+                if WORDS.get(event["event"], set()) <= event.keys():
+                    events.append(event)
     return events
 
 
 def samples(events: Iterable[Mapping[str, Any]]) -> list[Sample]:
     """What the probe got, of all events."""
-    return [
-        Sample(*(event[field] for field in Sample._fields)) for event in events if event["event"] == "sample"
-    ]
+    told = (event for event in events if event["event"] == "sample" and event["kind"] in KINDS)
+    return [Sample(*(event[field] for field in Sample._fields)) for event in told]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -143,6 +145,15 @@ def test_ctrl_c_while_others_are_told_does_not_change_how_the_run_ended(
         operation.resume(held.stored, hooked, both, reporter)  # type: ignore[arg-type]
 
     assert notes[-1] == "hooks.notify was ended by Ctrl-C"
+
+
+def test_an_account_without_a_name_is_told_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+
+    assert operation.operator()[0] == f"uid {os.getuid()}"
 
 
 @pytest.fixture

@@ -61,6 +61,10 @@ def test_who_is_refused_is_lost_and_says_why() -> None:
     assert "refused" in got.why
 
 
+def test_a_name_that_can_have_no_address_is_lost_too() -> None:
+    assert ask(f"http://{'x' * 64}.example.com/").kind == LOST
+
+
 def test_it_asks_until_it_is_left_and_gives_each_answer_away() -> None:
     got: list[Sample] = []
     enough = threading.Event()

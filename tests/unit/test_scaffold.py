@@ -21,6 +21,15 @@ def test_existing_files_are_never_written_over(tmp_path: Path) -> None:
     assert not (tmp_path / "fabfile.py").exists()
 
 
+def test_where_one_of_them_can_not_be_written_neither_is(tmp_path: Path) -> None:
+    (tmp_path / "fabfile.py").symlink_to("gone/fabfile.py")
+
+    with pytest.raises(UsageError, match=r"fabfile\.py can't be written: File exists") as caught:
+        write_project(tmp_path, BLOG, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["fabfile.py"]
+    assert caught.value.where == str(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("application", "hosts"), [("Blog", []), ("blog", ["-oProxyCommand=x"]), ("a\nb", [])]
 )
