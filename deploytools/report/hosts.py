@@ -8,7 +8,7 @@ from typing import Any
 
 from deploytools.examination import ERROR, Examined, Finding
 from deploytools.hostnames import folded, names
-from deploytools.report.text import table
+from deploytools.report.text import shown, table
 from deploytools.survey import Status
 
 # Up to so many hosts have a line each.
@@ -38,7 +38,7 @@ def doctor_text(here: Sequence[Finding], examined: Mapping[str, Examined]) -> st
         lines.append(f"{first.level}: {first.message}")
         lines += [f"  {line}" for line in first.details]
         lines += [f"  on: {where}", f"  remedy: {first.remedy}"]
-    return "\n".join([*lines, _tally(here, examined)])
+    return shown("\n".join([*lines, _tally(here, examined)]))
 
 
 def _likeness(finding: Finding) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def status_text(
     lines += [f"{hosts}: {what}; next: fab setup" for what, hosts in _alike(outdated.items(), every)]
     lines += [f"schema, as {host} has it: {told}" for host, told in _schemas(statuses)]
     lines += _runs(statuses, lock)
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def _table(statuses: Mapping[str, Status], silent: Mapping[str, str], width: int | None) -> str:

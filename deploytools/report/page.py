@@ -14,9 +14,8 @@ from deploytools.hostnames import FEW, names
 from deploytools.journal import Record, plan_of
 from deploytools.probe import KINDS, Sample, seen
 from deploytools.report.events import samples
-from deploytools.report.plain import clean
 from deploytools.report.runs import described, ended, facts
-from deploytools.report.text import seconds
+from deploytools.report.text import clean, seconds
 from deploytools.saga import State
 
 # What a step is for, which decides its colour; the rest is "after".

@@ -11,11 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from deploytools.commands import Answer
 from deploytools.hostnames import FEW, names
 from deploytools.plan import Plan, Scope, Step
+from deploytools.report.text import clean, shown
 from deploytools.reporter import Reporter
 from deploytools.saga import State
-
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
 
 # Between two lines that tell how far hosts have come within a step, in seconds.
 PROGRESS = 10.0
@@ -97,7 +95,7 @@ class PlainReporter(Reporter):
 
     def _say(self, text: str) -> None:
         with self._lock:
-            self._print(text)
+            self._print(shown(text))
 
 
 def heading(plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool = False) -> str:
@@ -106,12 +104,6 @@ def heading(plan: Plan, step: Step, hosts: Sequence[str], *, undo: bool = False)
     number = "undo" if undo else f"{plan.steps.index(step) + 1}/{len(plan.steps)}"
     turns = step.scope in (Scope.ROLLING, Scope.ONE_FIRST)
     return f"[{number}] {title}{f' ({names(hosts, plan.hosts)})' if turns else ''}"
-
-
-def clean(text: str) -> str:
-    """Text of another machine, without what a terminal would obey: colours left out, the rest as escapes."""
-    plain = _COLOURS.sub("", text).expandtabs()
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in plain)
 
 
 def to_stderr(text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from deploytools.hostnames import folded
 from deploytools.journal import Record, left_out, plan_of, times
 from deploytools.probe import Seen
-from deploytools.report.text import seconds, table, when
+from deploytools.report.text import seconds, shown, table, when
 from deploytools.saga import Verdict
 
 
@@ -19,7 +19,7 @@ def summary(records: Sequence[Record], visitors: Seen | None = None, next_: str 
     end = ended(run) if run["verdict"] else "interrupted, and open"
     first = f"{run['operation']} of {run['application']}: {end}{_why(run)}{_change(run)}"
     told = [*facts(records, visitors), ("next", next_ or _next(run))]
-    return "\n".join([first, *(f"  {word:10} {text}" for word, text in told if word != "release")])
+    return shown("\n".join([first, *(f"  {word:10} {text}" for word, text in told if word != "release")]))
 
 
 def facts(records: Sequence[Record], visitors: Seen | None = None) -> list[tuple[str, str]]:

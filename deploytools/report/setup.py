@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from deploytools import __version__
 from deploytools.hostnames import names
+from deploytools.report.text import shown
 from deploytools.settings import Settings
 from deploytools.setup.command import Work
 
@@ -29,14 +30,14 @@ def setup_text(host: str, work: Work, settings: Settings, *, diffs: bool, remova
     """
     if not work.changes:
         nothing = f"nothing of {settings.application} is there" if removal else "nothing to change"
-        return "\n".join([f"{host}: {nothing}", *(f"  {note}" for note in work.notes)])
+        return shown("\n".join([f"{host}: {nothing}", *(f"  {note}" for note in work.notes)]))
     lines, programs = [], 0
     for change in work.changes:
         programs += change["program"]
-        shown = diffs and change["diff"] if change["program"] else True
-        if shown:
+        told = diffs and change["diff"] if change["program"] else True
+        if told:
             lines.append(f"  {change['what']}: {change['path']}")
             lines += [f"    {line}" for line in change["diff"].splitlines() if diffs]
     if programs:
         lines.insert(0, f"  deploytools {__version__}: {programs} files in {settings.tools_dir}")
-    return "\n".join([f"{host}:", *lines, *(f"  note: {note}" for note in work.notes)])
+    return shown("\n".join([f"{host}:", *lines, *(f"  note: {note}" for note in work.notes)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -10,6 +11,8 @@ from io import TextIOWrapper
 from typing import Any, TextIO, overload
 
 from deploytools.errors import DeployError
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def error_text(error: DeployError) -> str:
@@ -22,7 +25,7 @@ def error_text(error: DeployError) -> str:
         lines.append(f"  state: {error.state}")
     if error.next:
         lines.append(f"  next:  {error.next}")
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def error_json(error: DeployError) -> str:
@@ -30,6 +33,17 @@ def error_json(error: DeployError) -> str:
     words = ("what", "where", "state", "next", "details")
     about = {word: getattr(error, word) for word in words}
     return json.dumps({"ok": False, "exit_code": error.exit_code, "error": about, "run": error.run})
+
+
+def clean(text: str) -> str:
+    """Text of another machine, without what a terminal would obey: colours left out, the rest as escapes."""
+    plain = _COLOURS.sub("", text).expandtabs()
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in plain)
+
+
+def shown(text: str) -> str:
+    """Lines in which there may be text of another machine, or of a colleague, as `clean` has it."""
+    return "\n".join(map(clean, text.split("\n")))
 
 
 def writable(out: TextIO) -> None:
@@ -81,4 +95,4 @@ def seconds(span: float | None) -> str | None:
 
 
 def _cell(value: object) -> str:
-    return "-" if value in (None, "") else str(value)
+    return "-" if value in (None, "") else clean(str(value))

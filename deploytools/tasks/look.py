@@ -166,14 +166,14 @@ def history(c: Any, json: bool = False) -> None:
     from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report.runs import history_text, past
-    from deploytools.report.text import terminal_width
+    from deploytools.report.text import clean, terminal_width
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
         journals, damaged = survey.past_runs(fleet, settings)
     runs, unreadable = past(journals)
     for run_id, why in {**damaged, **unreadable}.items():
-        print(f"left out, because its journal can't be read: run {run_id}: {why}", file=sys.stderr)
+        print(clean(f"left out, because its journal can't be read: run {run_id}: {why}"), file=sys.stderr)
     print(_dump(runs) if json else history_text(runs, terminal_width(sys.stdout)))
 
 
@@ -203,7 +203,7 @@ def report(c: Any, run: str | None = None, output: str | None = None) -> None:
         records, events = pastrun.read(fleet, settings, run, lambda text: print(text, file=sys.stderr))
     file = Path(output or f"report-{records[0]['plan']['run_id']}.html")
     try:
-        file.write_text(page(records, events), encoding="utf-8")
+        file.write_text(page(records, events), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UsageError(
             f"{file} can't be written: {error.strerror}", where="--output", state="nothing was changed"
@@ -218,6 +218,7 @@ def migrations(c: Any, status: bool = True, json: bool = False) -> None:
     from deploytools import survey
     from deploytools.errors import UsageError
     from deploytools.executor import current_settings
+    from deploytools.report.text import shown
 
     settings = current_settings(c)
     if settings.migrate is None:
@@ -232,7 +233,7 @@ def migrations(c: Any, status: bool = True, json: bool = False) -> None:
         if release is None:
             raise UsageError("there is no release on the hosts yet", next="fab deploy --with-downtime")
         found = survey.ask_one(fleet, settings, "migrate", "check", f"--release={release}")
-    print(_dump(found) if json else found["message"])
+    print(_dump(found) if json else shown(found["message"]))
 
 
 @operation(

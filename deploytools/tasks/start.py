@@ -87,6 +87,7 @@ def setup(
     from deploytools.errors import UsageError
     from deploytools.executor import current_settings
     from deploytools.report.setup import alike, setup_text
+    from deploytools.report.text import clean
     from deploytools.setup.command import Action
 
     if (purge and not remove) or (install_packages and remove):
@@ -116,5 +117,5 @@ def setup(
         done = provisioning.carry_out(settings, fleet, action, purge=purge)
     for host, work in done.items():
         for note in work.notes:
-            print(f"{host}: {note}")
+            print(clean(f"{host}: {note}"))
     print(f"{'removed from' if remove else 'set up'}: {', '.join(done)}")

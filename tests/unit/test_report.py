@@ -20,7 +20,7 @@ from deploytools.report.plain import PlainReporter
 from deploytools.report.reporting import on_terminal
 from deploytools.report.runs import history_text, past, release_state, summary
 from deploytools.report.setup import alike, setup_text
-from deploytools.report.text import error_text, writable
+from deploytools.report.text import error_text, table, writable
 from deploytools.saga import Mark, State, Verdict
 from deploytools.setup.command import Work
 from tests.support.pastrun import PastRun
@@ -295,6 +295,18 @@ def test_what_was_seen_of_a_run_is_kept_and_goes_on_where_it_is_resumed(tmp_path
     assert [sample.at for sample in recorder.samples] == [1.0, 2.0]
 
 
+def test_what_is_left_of_a_damaged_record_is_read_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    whole = {"event": "sample", **Sample(1.0, 0.1, SITE, 200)._asdict()}
+    lines = ["1", "null", "[]", '{"event": []}', '{"event": "sample"}', "{", "\0", json.dumps(whole)]
+    lines += [json.dumps({**whole, "kind": "novel"}), '{"event": "line", "host": "web1"}']
+    (tmp_path / "run-1.events").write_text("\n".join(lines))
+    recorder = Recorder(lambda: tmp_path)
+
+    recorder.begin(downtime_plan(BASE, settings()), [])
+
+    assert recorder.samples == [Sample(1.0, 0.1, SITE, 200)]
+
+
 def test_a_disk_without_room_for_events_changes_nothing_about_the_run(tmp_path: Path) -> None:
     recorder = Recorder(lambda: tmp_path / "not" / "there")
 
@@ -316,3 +328,18 @@ def test_a_disk_without_room_for_events_changes_nothing_about_the_run(tmp_path: 
 )
 def test_a_release_is_told_by_what_became_of_it(item: dict[str, object], told: str) -> None:
     assert release_state(item) == told
+
+
+OBEYED = "\x1b]0;title\x07\x1b[2Jgone\u202e"
+
+
+def test_nothing_that_a_terminal_would_obey_gets_there_from_another_machine() -> None:
+    said: list[str] = []
+    PlainReporter(said.append).note(OBEYED)
+    error = OperationFailed(OBEYED, where=OBEYED, state=OBEYED, next=OBEYED, details=[OBEYED])
+    records = PastRun().records
+    run = {**records[0], "plan": {**records[0]["plan"], "reason": OBEYED, "by": OBEYED}}
+
+    for text in (*said, error_text(error), table([{"by": OBEYED}], ["by"]), summary([run, *records[1:]])):
+        assert "gone" in text
+        assert all(line.isprintable() for line in text.split("\n"))
