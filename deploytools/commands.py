@@ -263,20 +263,31 @@ def undo(  # noqa: PLR0911 - as in `do`
 
 
 def journal(
-    plan: Plan, settings: Settings, lines: Sequence[str], expect: int, phase: str = ""
+    plan: Plan,
+    settings: Settings,
+    lines: Sequence[str],
+    expect: int,
+    phase: str = "",
+    *,
+    locked: bool = False,
 ) -> tuple[Command, bytes]:
     """The program that keeps the journal of a run, and the line that makes it add `lines` after `expect`.
 
-    The line is a sign of life, too, and says in which `phase` the run is.
+    The line is a sign of life, too, and says in which `phase` the run is. With `locked` it is refused
+    where the run has its lock no more.
     """
-    words = json.dumps({"expect": expect, "lines": list(lines), "phase": phase}).encode()
+    told = {"expect": expect, "lines": list(lines), "phase": phase, "locked": locked}
+    words = json.dumps(told).encode()
     follow = program(settings, "journal", "follow", plan.run_id)
     return Command(follow, timeout=30, ahead=follow), words
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the journal was not written; `superseded` where another laptop has written there meanwhile."""
+    """Why the journal was not written; `superseded` where that isn't ours to do any more.
+
+    Another laptop has written there meanwhile, or somebody has freed the run's lock.
+    """
 
     what: str
     superseded: bool = False
@@ -286,7 +297,7 @@ def refusal(answer: bytes) -> Refusal | None:
     """Given the answer to such a line, return why the journal was not written; None where it was."""
     try:
         told = json.loads(answer)
-        return None if told["ok"] else Refusal(str(told["error"]["what"]), "count" in told)
+        return None if told["ok"] else Refusal(str(told["error"]["what"]), "count" in told or "freed" in told)
     except (ValueError, KeyError, TypeError):
         return Refusal(answer.decode(errors="replace")[-500:] or "no answer")
 

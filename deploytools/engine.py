@@ -85,6 +85,7 @@ class Engine:
     _phase: str = field(default="", init=False)
     _overrun: bool = field(default=False, init=False)
     _down: bool = field(default=False, init=False)
+    _locked: bool = field(default=False, init=False)
     _storing: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def attach(self) -> None:
@@ -98,6 +99,7 @@ class Engine:
         Raises JournalLost where an intent can't be made durable: then nothing more is done.
         """
         progress = journal.fold(self.journal.records)
+        self._locked = self._has_the_lock(progress)
         if not self.plan.has("lock"):
             self.attach()
         while True:
@@ -267,7 +269,15 @@ class Engine:
             self._flush()
         progress = functools.reduce(journal.advance, records, progress)
         self._down = self.plan.window and bool(in_maintenance(self.plan, progress))
+        self._locked = self._has_the_lock(progress)
         return progress
+
+    def _has_the_lock(self, progress: Progress) -> bool:
+        """Whether the run must have its lock: from the moment it got it until it begins to let it go."""
+        host, marks = self.plan.lock_host, progress.marks
+        got = marks.get(("lock", host))
+        lets_go = ("unlock", host) in marks or ("lock", host) in progress.undone
+        return got is not None and got.state is State.OK and not got.value.get("without") and not lets_go
 
     def _append(self, *records: Record) -> None:
         """Add records to the journal. The laptop's own disk is no reason to leave a run where it is."""
@@ -315,16 +325,18 @@ class Engine:
 
     def _store(self, lines: Sequence[str], expect: int) -> None:
         host = self.plan.lock_host
-        command, line = commands.journal(self.plan, self.settings, lines, expect, self._phase)
+        command, line = commands.journal(
+            self.plan, self.settings, lines, expect, self._phase, locked=self._locked
+        )
         outcome = self.fleet.map(lambda remote: remote.ask(command, line), hosts=(host,))[host]
         if not isinstance(outcome, Ok):
             raise StoreLost(str(outcome.error))
         refused = commands.refusal(outcome.value)
         if refused is not None and refused.superseded:
             raise Superseded(
-                f"another laptop has gone on with run {self.plan.run_id}",
+                f"run {self.plan.run_id} isn't this laptop's any more",
                 where=host,
-                state="this one does nothing more; how the hosts stand is for the other one to say",
+                state="this one does nothing more; how the hosts stand is for fab status to say",
                 next="fab status",
                 details=[refused.what],
             )
@@ -348,7 +360,7 @@ class StoreLost(Exception):
 
 
 class Superseded(LockHeld):
-    """The run is in somebody else's hands, who resumed it."""
+    """The run is in somebody else's hands, who resumed it, or freed its lock."""
 
 
 class JournalLost(OperationFailed):

@@ -6,6 +6,7 @@ laptop needs to go on with a run or to back out of it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from deploytools.commands import Answer
-from deploytools.plan import Plan
+from deploytools.plan import STEPS, Plan
 from deploytools.saga import Mark, Progress, State, Verdict
 from deploytools.settings import Hooks
 
@@ -108,6 +109,24 @@ def plan_of(records: Sequence[Record]) -> Plan:
     plan = TypeAdapter(Plan).validate_python(records[0]["plan"])
     gone = left_out(records)
     return replace(plan, targets=tuple(target for target in plan.targets if target.host not in gone))
+
+
+def check(records: Sequence[Record]) -> None:
+    """Raise ValueError where this version can't go on with these records, or tell of them."""
+    from pydantic import ValidationError
+
+    try:
+        plan, fields = plan_of(records), {field.name for field in dataclasses.fields(Plan)}
+        more = {*records[0]["plan"]} - fields | {step.name for step in plan.steps} - STEPS
+        if more:
+            raise ValueError(f"unknown: {', '.join(sorted(more))}")
+        fold(records)
+        times(records)
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ValueError("; ".join(wrong)) from error
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(repr(error)) from error
 
 
 def left_out(records: Sequence[Record]) -> tuple[str, ...]:

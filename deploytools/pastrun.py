@@ -31,6 +31,7 @@ def read(
         if not records:
             raise
         note(f"{error.what}; this is told from the copy on this computer")
+    survey.readable(records, run_id or "the newest", str(settings.lock_host))
     run_id = str(records[0]["plan"]["run_id"])
     records = max(records, _copy(run_id), key=len)
     return records, list(events.read(events.events_file(operation.journals(), run_id)))

@@ -1,4 +1,4 @@
-"""Read-only questions to the hosts: what they say of themselves, who holds the lock, what was journaled."""
+"""Questions to the hosts: what they say of themselves, what was journaled; and who holds the lock."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploytools import __version__, commands
+from deploytools import __version__, commands, journal
 from deploytools.commands import Command
 from deploytools.engine import run
 from deploytools.errors import DeployError, LockHeld, OperationFailed, Unreachable, UsageError
-from deploytools.fleet import Fleet, Ok, Outcome, Unreached
+from deploytools.fleet import Failed, Fleet, Ok, Outcome, Unreached
 from deploytools.hostnames import names
 from deploytools.journal import Record
 from deploytools.remote import Remote
@@ -79,6 +79,8 @@ def _answers(
             case Unreached(error):
                 told = error if isinstance(error, DeployError) else Unreachable(str(error), next="fab doctor")
                 silent[host] = Silence(told.what, told.next or "", Unreachable.exit_code, told.details)
+            case Failed(DeployError() as error):
+                silent[host] = Silence(error.what, error.next or "", error.exit_code, error.details)
             case _:
                 silent[host] = Silence(str(outcome.error), "", OperationFailed.exit_code)
     return results, silent
@@ -205,10 +207,28 @@ def wait_until_gone(
         lock = ask_one(fleet, settings, "lock", "show").get("lock") or {}
 
 
+def free_lock(
+    fleet: Fleet,
+    settings: Settings,
+    run_id: str,
+    note: Callable[[str], None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Free the lock of a run that is dead, and return what the lock host tells of that.
+
+    Raises LockHeld while its operator's process or its migration is at work, and where another run has it.
+    """
+    lock = ask_one(fleet, settings, "lock", "show").get("lock")
+    if lock and lock["run_id"] == run_id:
+        wait_until_gone(fleet, settings, lock, note, sleep=sleep)
+    return ask_one(fleet, settings, "lock", "break", f"--run-id={run_id}")
+
+
 def read_journal(fleet: Fleet, settings: Settings, run_id: str) -> list[Record]:
-    """Return the records of one run."""
+    """Return the records of the run that holds the lock. Raises UsageError where nobody can go on by them."""
     try:
-        return list(ask_one(fleet, settings, "journal", "read", run_id)["records"])
+        records = list(ask_one(fleet, settings, "journal", "read", run_id)["records"])
     except UsageError as error:
         raise UsageError(
             f"run {run_id} holds the lock, but has no journal: it was taken by hand, or the journal was lost",
@@ -217,6 +237,29 @@ def read_journal(fleet: Fleet, settings: Settings, run_id: str) -> list[Record]:
             next=f"fab status; if nothing is under way, fab unlock --force {run_id}",
             details=error.details,
         ) from error
+    return readable(records, run_id, str(settings.lock_host))
+
+
+def readable(records: list[Record], run_id: str, where: str) -> list[Record]:
+    """`records`, where this version of the toolkit can read them. Otherwise raises UsageError."""
+    try:
+        journal.check(records)
+    except ValueError as error:
+        raise UsageError(
+            f"the journal of run {run_id} can't be read by deploytools {__version__}",
+            where=where,
+            state="nothing was changed by this command",
+            next=f"the same from a computer with the deploytools that began that run, by {_began(records)}",
+            details=[str(error)],
+        ) from error
+    return records
+
+
+def _began(records: Sequence[Record]) -> str:
+    """Who began a run, as far as its first record says so."""
+    plan = records[0].get("plan") if records else None
+    told = plan if isinstance(plan, Mapping) else {}
+    return f"{told.get('by', 'nobody knows whom')} on {told.get('laptop', 'nobody knows which')}"
 
 
 def past_runs(

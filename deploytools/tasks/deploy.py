@@ -243,21 +243,22 @@ def rollback(
 def unlock(c: Any, force: str) -> None:
     """Free the lock that a dead run left behind.
 
-    Refuses while its migration still runs; says so where its migration then waits for fab migrate.resolve.
+    Refuses while its operator's process is at work, or its migration still runs; says so where its migration
+    then waits for fab migrate.resolve.
     """
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
+    from deploytools.report.text import shown
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
-        result = survey.ask_one(fleet, settings, "lock", "break", f"--run-id={force}")
+        result = survey.free_lock(fleet, settings, force, lambda text: print(text, file=sys.stderr))
         statuses, silent = survey.each(
             fleet, settings, "status", hosts=[str(host) for host in settings.hosts]
         )
-    print(result.get("message", "unlocked"))
-    for line in survey.still_down(statuses, silent, force):
-        print(line)
+    lines = [result.get("message", "unlocked"), *survey.still_down(statuses, silent, force)]
+    print(shown("\n".join(lines)))
 
 
 def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
@@ -302,24 +303,28 @@ def _show(plan: Plan, expected: Estimate | None, json: bool, about: Sequence[str
     from dataclasses import asdict
     from json import dumps
 
-    from deploytools import plan as plans
-
     if json:
         shown = {"plan": asdict(plan), "about": list(about), "expected": expected and asdict(expected)}
         print(dumps({"ok": True, **shown}))
     else:
-        print("\n".join(plans.describe(plan, str(expected) if expected else None, about)))
+        print(_described(plan, expected, about))
 
 
 def _confirm(
     plan: Plan, yes: bool, json: bool, expected: Estimate | None = None, about: Sequence[str] = ()
 ) -> None:
     """Show the plan and ask, unless --yes was given. A machine isn't asked: UsageError without it."""
-    from deploytools import plan as plans
     from deploytools.errors import UsageError
 
     if json and not yes:
         raise UsageError("with --json nobody is asked", state="nothing was changed", next="add --yes")
     if not yes:
-        print("\n".join(plans.describe(plan, str(expected) if expected else None, about)), file=sys.stderr)
+        print(_described(plan, expected, about), file=sys.stderr)
     confirm(yes)
+
+
+def _described(plan: Plan, expected: Estimate | None, about: Sequence[str]) -> str:
+    from deploytools import plan as plans
+    from deploytools.report.text import shown
+
+    return shown("\n".join(plans.describe(plan, str(expected) if expected else None, about)))

@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostlib.program import Failure
@@ -239,6 +241,40 @@ def test_who_holds_the_lock_is_told_with_where_they_are_as_long_as_they_live(hos
     dead = acquire(host, "run2").error
     assert "nothing is heard of its operator's process" in dead["what"]
     assert dead["next"].startswith("fab deploy --resume goes on with that run, fab deploy --abort backs out")
+
+
+def test_a_run_whose_lock_was_freed_meanwhile_writes_no_more(host: WebHost) -> None:
+    acquire_with_journal(host, "run1")
+    argv = [str(host.tools / "journal"), "follow", "run1", "--json"]
+    line = '{"expect": 2, "lines": ["{}"], "phase": "swap", "locked": true}\n'
+
+    def say() -> Any:
+        ran = subprocess.run(argv, input=line, capture_output=True, text=True, check=True)
+        return json.loads(ran.stdout.splitlines()[0])
+
+    assert say()["ok"]
+    assert host.run("lock", "break", "--run-id", "run1").code == 0
+    refused = say()
+    assert (refused["ok"], refused["freed"]) == (False, True)
+    assert refused["error"]["what"] == "the lock of run run1 was freed; nobody has it now"
+    acquire(host, "run2")
+    assert "run run2 by ann has it now" in say()["error"]["what"]
+
+
+@pytest.mark.parametrize(("ago", "heard"), [(60.0, 60.0), (-60.0, None)], ids=["a minute", "before a reboot"])
+def test_a_clock_that_is_set_back_does_not_make_a_dead_run_live(
+    host: WebHost, ago: float, heard: float | None
+) -> None:
+    acquire(host, "run1")
+    beat = host.root / "state" / "lock" / "heartbeat.json"
+    beat.write_text(json.dumps({**json.loads(beat.read_text()), "at": uptime() - ago}))
+    os.utime(beat, (time.time() + 3600, time.time() + 3600))
+
+    assert host.run("lock", "show").json["lock"]["heard"] == pytest.approx(heard, abs=30)
+
+
+def uptime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def test_another_runs_sign_of_life_is_none_of_this_ones(host: WebHost) -> None:

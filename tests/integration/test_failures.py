@@ -84,6 +84,8 @@ def test_an_app_that_does_not_get_well_is_never_shown_to_the_public(
 def test_two_deploys_at_once_and_the_second_is_told_who_is_at_it(deployed: Site) -> None:
     first = deployed.start("on", "sandbox", "deploy", "--ref", "v3", "--with-downtime", "--yes")
     wait_for((deployed.root / "state" / "lock").exists, "the first one's lock")
+    assert first.stderr is not None
+    first.stderr.close()  # as where what it was piped to has ended: no reason for the run to stop
     patient = deployed.start("on", "sandbox", "deploy", "--ref", "v3", "--yes", "--lock-wait", "10m")
     second = deployed.on("deploy", "--ref", "v3", "--yes", code=5)
     first.communicate(timeout=60)

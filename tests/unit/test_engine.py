@@ -191,6 +191,25 @@ def test_the_lock_host_has_every_record_once_and_in_order(tmp_path: Path) -> Non
     assert world.stored == [json.loads(line) for line in running.journal.mirror.read_text().splitlines()]
 
 
+def test_from_the_lock_until_it_is_let_go_each_record_is_written_under_it(tmp_path: Path) -> None:
+    world = World()
+    engine(world, tmp_path).run()
+
+    locked = [json.loads(line)["locked"] for line in world.lines]
+    assert locked == [True] * (len(locked) - 1) + [False], "the end comes after it was let go"
+
+
+def test_a_run_whose_lock_somebody_has_freed_does_nothing_more(tmp_path: Path) -> None:
+    freed = (0, {"ok": False, "freed": True, "error": {"what": "the lock of run run-1 was freed"}})
+    world = World({("web1", "journal"): [None, freed]})
+    with pytest.raises(Superseded) as caught:
+        engine(world, tmp_path).run()
+
+    assert caught.value.details == ("the lock of run run-1 was freed",)
+    assert world.said == ALL_STEPS[: len(world.said)]
+    assert ("web1", "down") not in world.said
+
+
 def test_a_laptop_whose_disk_fails_goes_on_with_the_journal_of_the_lock_host(tmp_path: Path) -> None:
     world, notes = World(), list[str]()
     running = engine(world, tmp_path)
@@ -502,7 +521,7 @@ def test_nothing_is_done_whose_intent_can_not_be_made_durable(tmp_path: Path, tr
 def test_a_laptop_whose_run_was_resumed_elsewhere_does_nothing_more_and_says_so(tmp_path: Path) -> None:
     world = World({("web1", "journal"): [None, None, None, failing("28 records, not 14", count=28)]})
 
-    with pytest.raises(Superseded, match="another laptop has gone on") as caught:
+    with pytest.raises(Superseded, match="isn't this laptop's any more") as caught:
         engine(world, tmp_path).run()
 
     assert caught.value.exit_code == 5

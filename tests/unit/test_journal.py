@@ -211,3 +211,37 @@ def test_a_hook_that_has_failed_in_the_run_may_have_been_mended_in_the_checkout(
     assert journal.hooks([journal.begin(plan), well], here) == settings(hooks=HOOKS).hooks
     found = journal.hooks([journal.begin(plan), well, wrong], here)
     assert found == settings(hooks={**HOOKS, mended: "mended"}).hooks
+
+
+def records(**plan: Any) -> list[dict[str, Any]]:
+    begun = json.loads(json.dumps({"at": 1000.0, **journal.begin(WINDOW)}))
+    begun["plan"].update(plan)
+    return [begun, {"at": 1001.0, **journal.intent("lock", ["web1"], undo=False)}]
+
+
+def test_the_records_of_a_run_can_be_read() -> None:
+    journal.check(records())
+
+
+NOVEL = {"name": "novel", "title": "?", "scope": "each", "kind": "read-only"}
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (records(novel=True), "unknown: novel"),
+        (records(steps=[NOVEL]), "unknown: novel"),
+        (records(steps=[{**NOVEL, "kind": "novel"}]), "steps.0.kind: Input should be"),
+        (records(laptop=None), "laptop: Input should be a valid string"),
+        ([*records(), {"at": 1.0}], "'kind'"),
+        ([*records(), {"at": 1.0, "kind": "end", "verdict": "novel"}], "'novel' is not a valid Verdict"),
+        ([{"at": 1.0, "kind": "begin", "plan": None}], "Input should be a dictionary"),
+        (records()[1:], "begins with its plan"),
+        ([], "begins with its plan"),
+    ],
+)
+def test_those_of_another_version_or_that_are_damaged_are_refused(
+    found: list[dict[str, Any]], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        journal.check(found)

@@ -11,7 +11,7 @@ import pytest
 
 from deploytools import __version__, examination, survey
 from deploytools.commands import Command
-from deploytools.errors import LockHeld, Unreachable
+from deploytools.errors import LockHeld, Unreachable, UsageError
 from deploytools.fleet import Fleet
 from deploytools.remote import Result
 from deploytools.settings import Host
@@ -147,6 +147,13 @@ def test_what_hosts_do_not_agree_on_is_told_with_the_hosts_on_each_side() -> Non
     assert survey.disagreements({"web1": of(release="r1"), "web2": of(release="r1")}) == []
 
 
+def test_a_refusal_of_this_computers_own_ssh_is_told_with_its_remedy() -> None:
+    refused = UsageError("ssh can't tell how to reach web1", next="ssh -T -G -- web1")
+    _, silent = survey.statuses(Hosts({"web1": refused}).fleet, settings(hosts=["web1"]))
+
+    assert silent["web1"] == survey.Silence(refused.what, "ssh -T -G -- web1", 2)
+
+
 LOCK = {"run_id": "run-0", "by": "ann", "laptop": "desk", "operation": "deploy", "phase": "migrate"}
 
 
@@ -154,6 +161,7 @@ class Locked(Link):
     """A lock host that tells another of these each time it is asked, the last one for ever."""
 
     def run(self, command: Command, on_line: object = None, dialog: object = None) -> Result:
+        self.asked.append(command)
         told = self.answer.pop(0) if len(self.answer) > 1 else self.answer[0]
         return Result(0, json.dumps({"ok": True, "lock": told}), "", 0.1)
 
@@ -223,6 +231,41 @@ def test_a_run_that_is_at_work_is_not_taken_over() -> None:
 
     assert caught.value.exit_code == 5
     assert "Ctrl-C" in (caught.value.next or "")
+
+
+@pytest.mark.parametrize(
+    ("records", "who"),
+    [
+        ([{"kind": "begin", "plan": {"by": "ann", "laptop": "desk", "novel": 1}}], "ann on desk"),
+        ([{}], "nobody"),
+    ],
+)
+def test_a_run_of_another_version_is_left_to_the_computer_that_has_it(records: list[Any], who: str) -> None:
+    hosts = Hosts({"web1": {"records": records}})
+
+    with pytest.raises(UsageError, match=f"run-0 can't be read by deploytools {__version__}") as caught:
+        survey.read_journal(hosts.fleet, SETTINGS, "run-0")
+
+    assert caught.value.state == "nothing was changed by this command"
+    assert f"by {who}" in str(caught.value.next)
+
+
+def test_the_lock_of_a_run_that_is_at_work_is_not_freed() -> None:
+    link = Locked("web1", [{**LOCK, "heard": 3.0}, {**LOCK, "heard": 0.2}])
+    fleet: Fleet[Any] = Fleet([Host("web1")], lambda _: link)
+
+    with pytest.raises(LockHeld, match="run run-0 is at work: ann on desk"):
+        survey.free_lock(fleet, SETTINGS, "run-0", lambda _: None, sleep=lambda _: None)
+
+    assert ["break"] not in [list(command.argv[1:2]) for command in link.asked]
+
+
+@pytest.mark.parametrize("told", [{**LOCK, "heard": None}, {**LOCK, "run_id": "other", "heard": 1.0}, None])
+def test_that_of_a_dead_run_is_and_of_another_one_the_host_says_no(told: Any) -> None:
+    link = Locked("web1", [told])
+    survey.free_lock(Fleet([Host("web1")], lambda _: link), SETTINGS, "run-0", lambda _: None)
+
+    assert list(link.asked[-1].argv[1:3]) == ["break", "--run-id=run-0"]
 
 
 def test_a_lock_that_is_dropped_leaves_a_window_and_that_is_said() -> None:

@@ -45,11 +45,17 @@ def holder(config: Config) -> dict[str, Any] | None:
     if held is None:
         return None
     phase, heard = None, None
-    with contextlib.suppress(OSError, ValueError):
-        beat = _path(config) / "heartbeat.json"
-        heard = max(0.0, round(time.time() - beat.stat().st_mtime, 1))
-        phase = json.loads(beat.read_text()).get("phase")
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        said = json.loads((_path(config) / "heartbeat.json").read_text())
+        ago = round(_uptime() - said["at"], 1)
+        if ago >= 0:  # otherwise it is of before a reboot, which nobody's connection survives
+            phase, heard = said["phase"], ago
     return {**held, "phase": phase, "heard": heard}
+
+
+def _uptime() -> float:
+    """Seconds since the host came up. Of a sign of life: a clock that is set back would make it look new."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def beat(config: Config, run_id: str, phase: str) -> None:
@@ -60,7 +66,7 @@ def beat(config: Config, run_id: str, phase: str) -> None:
     # Not write_json: nobody needs it after a power loss, so it need not wait for the disk.
     new = _path(config) / f".heartbeat.{os.getpid()}"
     with contextlib.suppress(OSError):
-        new.write_text(json.dumps({"phase": phase, "pid": os.getpid()}))
+        new.write_text(json.dumps({"phase": phase, "pid": os.getpid(), "at": _uptime()}))
         os.rename(new, _path(config) / "heartbeat.json")
 
 
@@ -109,6 +115,20 @@ def release(config: Config, run_id: str) -> Result:
             raise _busy(config)
         _take_away(config)
     return {"changed": True, "message": f"run {run_id} let the lock go"}
+
+
+def insist(config: Config, run_id: str) -> None:
+    """Failure (exit code 5) unless `run_id` holds the lock: somebody thought it dead, and freed it."""
+    held = _details(config)
+    if held is None or held["run_id"] != run_id:
+        now = f"run {held['run_id']} by {held['by']} has it now" if held else "nobody has it now"
+        raise Failure(
+            f"the lock of run {run_id} was freed; {now}",
+            state="nothing was changed",
+            next="fab status",
+            exit_code=BUSY,
+            freed=True,
+        )
 
 
 def break_(config: Config, run_id: str) -> Result:
