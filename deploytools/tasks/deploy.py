@@ -304,7 +304,8 @@ def _show(plan: Plan, expected: Estimate | None, json: bool, about: Sequence[str
     from json import dumps
 
     if json:
-        shown = {"plan": asdict(plan), "about": list(about), "expected": expected and asdict(expected)}
+        steps = {**asdict(plan), "hooks": None}  # there may be a password in one, and this goes into logs
+        shown = {"plan": steps, "about": list(about), "expected": expected and asdict(expected)}
         print(dumps({"ok": True, **shown}))
     else:
         print(_described(plan, expected, about))

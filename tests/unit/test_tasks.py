@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from deploytools import plan as plans
+from deploytools.tasks import deploy
 from tests.support.fabproject import Project
+from tests.support.values import BASE, settings
 
 
 @pytest.fixture
@@ -14,6 +18,15 @@ def project(tmp_path: Path) -> Project:
     made = Project(tmp_path)
     (tmp_path / "fabfile.py").write_text("from deploytools.tasks import ns\n")
     return made
+
+
+def test_a_plan_for_a_machine_has_no_hook_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plans.downtime_plan(BASE, settings(hooks={"backup": "mysqldump -p1234 shop > dump"}))
+
+    deploy._show(plan, None, json=True, about=["from main"])
+
+    told = json.loads(capsys.readouterr().out)
+    assert (told["plan"]["run_id"], told["plan"]["hooks"], told["about"]) == ("run-1", None, ["from main"])
 
 
 class TestGoingOnWithARun:
