@@ -410,11 +410,15 @@ def _interruptible(reporter: Reporter) -> Iterator[Stop]:
 
     def pressed(signum: int, frame: object) -> None:
         stop.press()
-        reporter.note(
+        text = (
             "stopping as soon as the step in hand is done; Ctrl-C again stops waiting for it"
             if not stop.cancel.is_set()
             else "not waiting any longer; what runs on a host goes on there"
         )
+        try:
+            reporter.note(text)
+        except RuntimeError:  # it came while we were writing to a stream whose reader is slow
+            threading.Thread(target=reporter.note, args=(text,), daemon=True).start()
 
     before = signal.signal(signal.SIGINT, pressed)
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -154,6 +156,23 @@ def test_an_account_without_a_name_is_told_by_its_number(monkeypatch: pytest.Mon
     monkeypatch.setattr(getpass, "getuser", nobody)
 
     assert operation.operator()[0] == f"uid {os.getuid()}"
+
+
+def test_ctrl_c_while_a_line_is_being_written_stops_the_run_as_ever_and_is_told_after_it() -> None:
+    writing, told = threading.Lock(), threading.Event()
+
+    class Writes(Silent):
+        def note(self, text: str) -> None:
+            if threading.current_thread() is threading.main_thread():
+                raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+            with writing:
+                told.set()
+
+    with operation._interruptible(Writes()) as stop, writing:
+        signal.raise_signal(signal.SIGINT)
+        assert (stop.asked, told.is_set()) == (True, False)
+
+    assert told.wait(30)
 
 
 @pytest.fixture
