@@ -7,6 +7,7 @@ attributes. `export-ignore` and `export-subst` in the commit's own .gitattribute
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,10 @@ UNTOUCHED = "no host was touched"
 UMASK = 0o022
 # Line ends and attributes are the commit's to decide.
 SAME = ("-c", "core.autocrlf=false", "-c", "core.eol=lf", "-c", "core.attributesFile=/dev/null")
+# The attributes that decide what git archive writes; [attr] makes a name of one's own for some of them.
+WRITTEN = re.compile(
+    r"\s*(?:\[attr\]|[^#\s]\S*\s(?:.*[\s!-])?(?:export-ignore|export-subst|text|crlf|eol|ident|filter|working-tree-encoding|binary)(?=$|[\s=]))"
+)
 # From the specification of Git LFS: a pointer's first line, and below how many bytes it stays.
 POINTER, LARGEST_POINTER = b"version https://git-lfs.github.com/spec/v1\n", 1024
 
@@ -77,8 +82,27 @@ def _archive_below(path: Path, commit: str, tree: Path) -> None:
         Path(whole, prefix).rename(tree)
 
 
+def _refuse_own_attributes(path: Path) -> None:
+    """git archive heeds a repository's own info/attributes, which nobody else has, whatever it is told."""
+    kept = Path(path, git.told(path, "rev-parse", "--git-path", "info/attributes"))
+    try:
+        lines = kept.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    found = [line for line in lines if WRITTEN.match(line)]
+    if found:
+        raise UsageError(
+            f"{kept} would change what is shipped, and it is this computer's alone",
+            where="deploy.source.path",
+            state="nothing was changed",
+            next="move these lines to .gitattributes and commit it; or delete them",
+            details=shortened(found),
+        )
+
+
 def _archive(path: Path, commit: str, tree: Path, below: str = ".") -> None:
     """git writes while tar unpacks, so that no archive lies anywhere."""
+    _refuse_own_attributes(path)
     command = git.argv(path, *SAME, "archive", "--format=tar", commit, "--", f":(literal){below}")
     environment = git.environment(GIT_ATTR_NOSYSTEM="1")
     with tempfile.TemporaryFile() as git_said, tempfile.TemporaryFile() as tar_said:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -74,6 +75,20 @@ def test_what_the_commit_says_of_exports_counts_and_what_this_laptop_says_does_n
     assert (tree / "index.php").read_bytes() == b"<?php\n"
     assert not (tree / "tests").exists()
     assert (tree / "version").read_text() == git(place, "rev-parse", "HEAD")
+
+
+def test_attributes_that_no_other_laptop_has_are_refused_unless_they_change_nothing(place: Path) -> None:
+    kept = place / ".git/info/attributes"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("# x export-ignore\n*.png diff=exif\nexport-ignore merge=union context=x\n")
+    assert "index.php" in found(exported(place))
+
+    refused = ("*.php export-ignore", "*.x diff=a -text", "* text=auto", "[attr]own export-ignore")
+    kept.write_text("\n".join(("*.png diff=exif", *refused)))
+    with pytest.raises(UsageError, match="this computer's alone") as caught:
+        exported(place)
+    assert caught.value.details == refused
+    assert str(kept) in caught.value.what
 
 
 def test_a_directory_that_the_commit_does_not_have_is_not_shipped_as_nothing(place: Path) -> None:
@@ -160,11 +175,41 @@ def test_a_pointer_of_lfs_is_refused_by_its_path(tmp_path: Path) -> None:
     refuse_pointers(tree, select(tree, Rules(exclude=("logo.png",))))
 
 
-def test_a_file_that_lfs_knows_is_exported_by_its_filter(place: Path) -> None:
+def test_a_file_that_lfs_knows_is_exported_by_its_filter(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")  # Debian's git-lfs is at work for the whole machine
     commit(place, "lfs", **{".gitattributes": "*.png filter=lfs\n", "logo.png": POINTER})
-    git(place, "config", "filter.lfs.smudge", "sed 's/.*/pixels/;q'")
+    git(place, "config", "filter.lfs.smudge", "sed -n '1s/.*/pixels/p'")
 
     assert (exported(place) / "logo.png").read_text() == "pixels\n"
+
+
+def test_with_git_lfs_its_files_are_shipped_and_without_them_nothing_is(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program itself: a laptop that has what it keeps, and one that only ever got the pointers."""
+    if shutil.which("git-lfs") is None:
+        pytest.skip("git-lfs is not installed")
+    git(place, "lfs", "install", "--local")
+    git(place, "lfs", "track", "*.png")
+    commit(place, "a picture", **{"logo.png": b"pixels" * 1000})
+    assert git(place, "show", "HEAD:logo.png").startswith("version https://git-lfs")
+    assert (exported(place) / "logo.png").read_bytes() == b"pixels" * 1000
+
+    monkeypatch.setenv("GIT_LFS_SKIP_SMUDGE", "1")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(place), str(clone))
+    git(clone, "remote", "remove", "origin")
+    tree = exported(clone)
+    with pytest.raises(UsageError, match="only the pointer that Git LFS keeps") as caught:
+        refuse_pointers(tree, select(tree, Rules()))
+    assert caught.value.details == ("logo.png",)
+
+    monkeypatch.delenv("GIT_LFS_SKIP_SMUDGE")
+    git(clone, "lfs", "install", "--local")
+    with pytest.raises(OperationFailed, match=r"git archive failed: .*logo\.png"):
+        exported(clone)
 
 
 def test_a_name_that_leaves_the_tree_stops_the_export(place: Path, tmp_path: Path) -> None:
