@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from deploytools import saga
@@ -25,8 +26,51 @@ from deploytools.saga import Progress, State, Verdict
 LASTING = ("swap", "maintenance-off")
 
 
-def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
-    """Raise what the end of a run deserves; return where everything is done."""
+@dataclass(frozen=True)
+class LastLook:
+    """How all hosts were seen to stand once a run was undone.
+
+    Args:
+        otherwise: what is not as it was before the run, a line each.
+        silent: the hosts that gave no answer.
+    """
+
+    otherwise: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+
+def is_looked_at(plan: Plan, progress: Progress) -> bool:
+    """Whether the hosts have to be as they were when the run was planned, which is looked at then.
+
+    Not where a run never had the lock, or found them otherwise: they are as somebody else has them.
+    """
+    compared = [progress.marks.get(("compare", host)) for host in plan.hosts]
+    as_planned = all(mark is not None and mark.state is State.OK for mark in compared)
+    return plan.operation in ("deploy", "rollback") and progress.verdict is Verdict.REVERTED and as_planned
+
+
+def seen(plan: Plan, progress: Progress, statuses: Mapping[str, Mapping[str, Any]]) -> LastLook:
+    """Given what those hosts say of themselves that answer, compare it with what they were before the run."""
+    down_before, otherwise = saga.down_before(plan, progress), []
+    for host, status in statuses.items():
+        before, serving = plan.previous(host), status.get("serving")
+        if status["release"] != before:
+            otherwise.append(
+                f"{host}: it is on {status['release'] or 'nothing'}, not on {before or 'nothing'}"
+            )
+        elif before is not None and serving is not None and not serving["alive"]:
+            otherwise.append(f"{host}: the application is not running, so visitors get an error")
+        if status["maintenance"]["state"] != "up" and host not in down_before:
+            otherwise.append(f"{host}: maintenance is {status['maintenance']['state']}")
+    return LastLook(tuple(otherwise), tuple(host for host in plan.hosts if host not in statuses))
+
+
+def conclude(plan: Plan, progress: Progress, records: Sequence[Record], look: LastLook | None = None) -> None:
+    """Raise what the end of a run deserves; return where everything is done.
+
+    Args:
+        look: how the hosts stand, where the run was undone and that was looked at.
+    """
     answers = answers_of(records)
     bad = {
         key: record
@@ -55,7 +99,7 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
                 details=details,
             )
         case Verdict.REVERTED:
-            _reverted(plan, progress, bad, details or [progress.because or ""])
+            _reverted(plan, progress, bad, details or [progress.because or ""], look)
         case Verdict.HELD:
             raise InMaintenance(
                 f"{plan.operation} can't go on by itself, and holds",
@@ -73,7 +117,13 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record]) -> None:
             )
 
 
-def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details: Sequence[str]) -> NoReturn:
+def _reverted(
+    plan: Plan,
+    progress: Progress,
+    bad: Mapping[Any, Record],
+    details: Sequence[str],
+    look: LastLook | None,
+) -> NoReturn:
     codes = {record["exit_code"] for record in bad.values()}
     if any(step == "lock" and record["exit_code"] == 5 for (step, _, _), record in bad.items()):
         record = bad["lock", plan.lock_host, False]
@@ -83,6 +133,8 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
             state="nothing was changed",
             next=record["error"].get("next"),
         )
+    if look is not None:
+        _not_as_before(plan, progress, details, look)
     looked = bad.get(("check-migrations", plan.lock_host, False))
     if (
         plan.operation == "deploy"
@@ -122,14 +174,34 @@ def _reverted(plan: Plan, progress: Progress, bad: Mapping[Any, Record], details
             next="mend the host, or go on without it: --exclude HOST",
             details=details,
         )
+    # Where nobody has looked afterwards.
     away = dict.fromkeys(host for (_, host, _), record in bad.items() if record["exit_code"] == 6)
+    without = f", as far as can be told without {', '.join(away)}, which can't be reached"
     raise OperationFailed(
         f"{plan.operation} failed and was undone",
-        state=_as_before(plan, progress)
-        + (f", as far as can be told without {', '.join(away)}, which can't be reached" if away else ""),
+        state=_as_before(plan, progress) + (without if away and look is None else ""),
         next=_next(bad, "mend the cause, then run it again"),
         details=details,
     )
+
+
+def _not_as_before(plan: Plan, progress: Progress, details: Sequence[str], look: LastLook) -> None:
+    """Raise where a host was not seen to be as it was: exit code 3 promises that of all of them."""
+    if look.otherwise:
+        raise InMaintenance(
+            f"{plan.operation} failed and was undone, but not every host is as it was",
+            state="as below; every other host is on what it ran before",
+            next="fab status; mend what it says, then fab deploy",
+            details=[*look.otherwise, *details],
+        )
+    if look.silent:
+        away = ", ".join(look.silent)
+        raise Unreachable(
+            f"{plan.operation} failed and was undone, and then there was no answer from {away}",
+            state=f"{_as_before(plan, progress)}, as far as can be told without {away}",
+            next=f"fab status, once {away} can be reached",
+            details=details,
+        )
 
 
 def _is_anothers(record: Record) -> bool:

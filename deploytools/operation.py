@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deploytools import commands, journal, notification, probe, saga, survey
-from deploytools.conclusion import conclude, standing
+from deploytools.conclusion import LastLook, conclude, is_looked_at, seen, standing
 from deploytools.engine import Engine, JournalLost, Stop, run
 from deploytools.errors import (
     DeployError,
@@ -318,8 +318,18 @@ def _run(
             ) from error
     with _notified(settings, progress, log.records, reporter):
         if not (aborting and progress.verdict is Verdict.REVERTED):
-            conclude(plan, progress, log.records)
+            look = _last_look(plan, progress, settings, fleet) if is_looked_at(plan, progress) else None
+            conclude(plan, progress, log.records, look)
     return Finished(plan, log.records)
+
+
+def _last_look(plan: Plan, progress: Progress, settings: Settings, fleet: Fleet) -> LastLook | None:
+    """How all hosts stand after a run that was undone; None where another one is at work on them already."""
+    hosts = dict.fromkeys((*plan.hosts, plan.lock_host))
+    statuses, _ = survey.each(fleet, settings, "status", hosts=list(hosts))
+    if statuses.get(plan.lock_host, {}).get("lock"):
+        return None
+    return seen(plan, progress, {host: statuses[host] for host in plan.hosts if host in statuses})
 
 
 def parted_with(records: Sequence[Record], exclude: Sequence[str] = ()) -> list[str]:

@@ -178,10 +178,10 @@ def test_a_host_that_dies_in_its_swap_and_comes_back_is_on_what_the_others_are_o
     web2.boot()
     told = "".join(run.communicate(timeout=150))
 
-    assert run.returncode in (0, 3), told
+    assert run.returncode in (0, 3, 6), told  # 6: it was still away when all were asked once more
     wait_until(lambda: all(text.startswith("release ") for text in site.seen()), lambda: f"the site: {told}")
     (release,) = set(site.releases())
-    assert (release == before) is (run.returncode == 3), told
+    assert (release == before) is (run.returncode != 0), told
 
 
 def test_a_disk_that_is_full_when_a_release_is_activated_brings_every_host_back(site: Site) -> None:

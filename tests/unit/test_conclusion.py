@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from deploytools import journal
 from deploytools import plan as plans
-from deploytools.conclusion import conclude
+from deploytools.conclusion import LastLook, conclude, is_looked_at, seen
 from deploytools.errors import (
     DeployError,
     InMaintenance,
@@ -75,6 +76,67 @@ def test_a_deploy_that_was_undone_says_that_the_site_is_as_it_was() -> None:
 
     assert error.state == "the site is up on what it ran before"
     assert error.exit_code == 3
+
+
+def status(release: str | None = "r1", *, maintenance: str = "up", alive: bool = True) -> dict[str, Any]:
+    return {
+        "release": release,
+        "serving": {"alive": alive} if release else None,
+        "maintenance": {"state": maintenance},
+    }
+
+
+UNDONE = [
+    *(journal.outcome("compare", host, ok(), undo=False, seconds=0) for host in ("web1", "web2")),
+    journal.outcome("swap", "web2", failed(), undo=False, seconds=0),
+]
+
+
+@pytest.mark.parametrize(
+    ("on_web2", "code", "told"),
+    [
+        (status(), 3, "web2: swap: "),
+        (status("r2"), 4, "web2: it is on r2, not on r1"),
+        (status(alive=False), 4, "web2: the application is not running"),
+        (status(maintenance="down"), 4, "web2: maintenance is down"),
+        (status(maintenance="unknown"), 4, "web2: maintenance is unknown"),
+        (None, 6, "web2: swap: "),
+    ],
+)
+def test_exit_code_3_is_said_only_where_every_host_was_seen_to_be_as_before(
+    on_web2: dict[str, Any] | None, code: int, told: str
+) -> None:
+    plan = plans.rolling_plan(BASE, settings())
+    records = [journal.begin(plan), *UNDONE, journal.end(Verdict.REVERTED)]
+    progress = journal.fold(records)
+    statuses = {"web1": status(), **({"web2": on_web2} if on_web2 else {})}
+
+    assert is_looked_at(plan, progress)
+    with pytest.raises(DeployError) as caught:
+        conclude(plan, progress, records, seen(plan, progress, statuses))
+
+    assert caught.value.exit_code == code
+    assert caught.value.details[0].startswith(told)
+    if on_web2 is None:
+        assert "as far as can be told without web2" in str(caught.value.state)
+
+
+def test_a_host_that_was_down_before_the_run_or_served_nothing_is_as_before() -> None:
+    targets = (Target("web1", "r1", down=True), Target("web2", None))
+    plan = plans.rolling_plan(replace(BASE, targets=targets), settings())
+    progress = journal.fold([journal.begin(plan), *UNDONE, journal.end(Verdict.REVERTED)])
+
+    look = seen(plan, progress, {"web1": status(maintenance="down"), "web2": status(None)})
+
+    assert look == LastLook()
+
+
+def test_hosts_that_were_otherwise_than_planned_are_not_looked_at() -> None:
+    plan = plans.rolling_plan(BASE, settings())
+    otherwise = journal.outcome("compare", "web2", failed(), undo=False, seconds=0)
+    progress = journal.fold([journal.begin(plan), *UNDONE[:1], otherwise, journal.end(Verdict.REVERTED)])
+
+    assert not is_looked_at(plan, progress)
 
 
 @pytest.mark.parametrize(
