@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -150,6 +150,18 @@ def hooks(records: Sequence[Record], now: Hooks) -> Hooks:
         if record["kind"] == "outcome" and record["state"] == State.FAILED.value
     }
     return replace(planned, notify=now.notify, **{name: getattr(now, name) for name in failed if name})
+
+
+def latest_elsewhere(runs: Iterable[Sequence[Record]], hosts: Container[str]) -> Plan | None:
+    """Given runs, newest first, return the deploy that brought what others than `hosts` run, if known."""
+    done = [records for records in runs if records and fold(records[-1:]).verdict is Verdict.DONE]
+    plans = [plan_of(records) for records in done if records[0]["kind"] == "begin"]
+    serving = next((plan.release for plan in plans if plan.release and not _only_on(plan, hosts)), None)
+    return next((plan for plan in plans if plan.digest and plan.release == serving), None)
+
+
+def _only_on(plan: Plan, hosts: Container[str]) -> bool:
+    return all(host in hosts for host in plan.hosts)
 
 
 @dataclass

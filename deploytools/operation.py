@@ -36,6 +36,7 @@ from deploytools.heartbeat import Heartbeat
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
 from deploytools.releasing.packing import Parcel
+from deploytools.releasing.source import Shipped
 from deploytools.remote import Remote, connector
 from deploytools.reporter import Reporter
 from deploytools.saga import Progress, Verdict
@@ -159,6 +160,22 @@ def expectation(fleet: Fleet, settings: Settings) -> journal.Estimate | None:
         runs, _ = survey.past_runs(fleet, settings, last=LATELY)
         return journal.estimate(runs.values())
     except (DeployError, ValueError, KeyError, TypeError):  # what can't be read is no reason not to deploy
+        return None
+
+
+def shipped_elsewhere(fleet: Fleet, settings: Settings, plan: Plan) -> Shipped | None:
+    """What was sent to the hosts that `plan` leaves out; None where it leaves out none, or nobody knows."""
+    if set(map(str, settings.all_hosts)) <= set(plan.hosts):
+        return None
+    try:
+        runs, _ = survey.past_runs(fleet, settings, last=LATELY)
+        found = journal.latest_elsewhere(runs.values(), plan.hosts)
+        if found is None:
+            return None
+        listed = survey.ask_one(fleet, settings, "release", "list")["releases"]
+        ref = next(item["ref"] for item in listed if item["id"] == found.release)
+        return Shipped(str(found.release), str(found.digest), found.by, ref)
+    except (DeployError, ValueError, KeyError, TypeError, StopIteration):  # it gets a name of its own then
         return None
 
 

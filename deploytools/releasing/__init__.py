@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from deploytools.releasing.patches import Patch
 from deploytools.releasing.patches import apply as apply_patches
 from deploytools.releasing.patches import read as read_patches
 from deploytools.releasing.selection import FILE, Item, Selected, rules, shortened
-from deploytools.releasing.source import Source, resolve
+from deploytools.releasing.source import Shipped, Source, made_at, resolve, unlike
 from deploytools.settings import Settings
 
-__all__ = ["Export", "Parcel", "Source", "exported", "packed"]
+__all__ = ["Export", "Parcel", "Shipped", "Source", "exported", "packed"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Export:
     def lines(self) -> list[str]:
         """What a plan says of it."""
         return [f"source   {self.source}", *(f"notice   {line}" for line in self.told)]
+
+    def unlike(self, taken: Container[str]) -> Export:
+        """The same under an id that isn't taken."""
+        return replace(self, source=unlike(self.source, taken))
 
 
 @contextmanager
@@ -68,17 +72,18 @@ def packed(
     export: Export,
     settings: Settings,
     operator: str,
-    now: datetime,
     *,
     logs: Path,
     say: Callable[[str], None],
     online: bool = False,
-) -> Iterator[Parcel]:
-    """Run the build command in an export, and pack it for upload.
+    earlier: Shipped | None = None,
+) -> Iterator[tuple[str, Parcel]]:
+    """Run the build command in an export, and pack it for upload; the release's id, and what is sent.
 
     With `online` squawk looks at the migrations that are labelled online-safe, where settings want that.
 
     Args:
+        earlier: what it is once more, under its id, if it is the same to the last byte.
         logs: the directory that keeps what builds print.
         say: gets that line by line, and what an operator should know of what was built.
 
@@ -99,11 +104,21 @@ def packed(
             _remove(tree / name)
         vetoes = squawk.vetoes(settings, tree) if online else None
         content = contents.entries(tree, selected.items)
-        described = contents.describe(source, settings, operator, now, content, export.patches, vetoes)
-        (tree / contents.MANIFEST).write_text(described)
-        manifest = contents.entries(tree, [Item(contents.MANIFEST, FILE, len(described.encode()))])
-        parcel = pack(tree, (*manifest, *content), source.committed_at)
-    yield parcel
+
+        def parcel(source: Source, by: str) -> Parcel:
+            made = made_at(source.id)
+            described = contents.describe(source, settings, by, made, content, export.patches, vetoes)
+            (tree / contents.MANIFEST).write_text(described)
+            manifest = contents.entries(tree, [Item(contents.MANIFEST, FILE, len(described.encode()))])
+            return pack(tree, (*manifest, *content), source.committed_at)
+
+        once_more = replace(source, id=earlier.release, ref=earlier.ref) if earlier else source
+        made = parcel(once_more, earlier.by if earlier else operator)
+        if earlier and made.digest == earlier.digest:
+            say(f"to the last byte it is what the other hosts have, and goes by that name: {once_more.id}")
+        elif earlier:
+            once_more, made = source, parcel(source, operator)
+    yield once_more.id, made
 
 
 def _selected(tree: Path, settings: Settings) -> Selected:

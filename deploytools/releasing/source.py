@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Container
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from deploytools.errors import UsageError
@@ -11,6 +12,7 @@ from deploytools.releasing import git
 from deploytools.releasing.git import GitFailed
 from deploytools.settings import Settings
 
+STAMP = "%Y%m%dT%H%M%SZ"
 AS_IT_IS = "source.ref: null, to ship the directory as it is"
 
 
@@ -39,13 +41,23 @@ class Source:
         return f"{self.ref} of {self.path}: {self.commit[:8]} by {self.author}, {self.committed_at}"
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """What a deploy of the past has sent: a release's id, its parcel's digest, by whom, and by which ref."""
+
+    release: str
+    digest: str
+    by: str
+    ref: str | None
+
+
 def resolve(settings: Settings, ref: str | None, now: datetime) -> Source:
     """Given `--ref` (or source.ref where None), return what a deploy would ship.
 
     Raises UsageError where the path or the ref doesn't exist, or git can't be asked.
     """
     path, wanted = settings.source.path, ref or settings.source.ref
-    stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    stamp = now.astimezone(timezone.utc).strftime(STAMP)
     if not path.is_dir():
         raise UsageError(
             "there is no directory to deploy",
@@ -70,6 +82,20 @@ def resolve(settings: Settings, ref: str | None, now: datetime) -> Source:
     commit, author, committed_at = shown.splitlines()
     name = f"{stamp}-{commit[:8]}"
     return Source(path, name, _named(path, wanted), commit, author, committed_at, _dirty(path))
+
+
+def made_at(release: str) -> datetime:
+    """Given the id of a release, return when it was made."""
+    return datetime.strptime(release.partition("-")[0], STAMP).replace(tzinfo=timezone.utc)
+
+
+def unlike(source: Source, taken: Container[str]) -> Source:
+    """The same source under an id that isn't taken: another deploy of it may have begun in that second."""
+    while source.id in taken:
+        _, dash, commit = source.id.partition("-")
+        later = made_at(source.id) + timedelta(seconds=1)
+        source = replace(source, id=f"{later.strftime(STAMP)}{dash}{commit}")
+    return source
 
 
 def _in_git(path: Path) -> bool:

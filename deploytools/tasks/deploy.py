@@ -101,12 +101,13 @@ def deploy(
     now, expected_end = datetime.now(timezone.utc), f"+{settings.window.expected:.0f}s"
     ends, patience = parse_until(until or expected_end, now), parse_wait(lock_wait)
     with (
-        releasing.exported(settings, ref, now) as export,
+        releasing.exported(settings, ref, now) as exported,
         op.connected(settings, exclude) as fleet,
         reporter,
     ):
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
+        export = exported.unlike({status["release"] for status in statuses.values()})
         base = op.base_plan(
             "deploy", settings, statuses, exclude=exclude, release=export.source.id, reason=reason, until=ends
         )
@@ -131,11 +132,17 @@ def deploy(
             reporter.note(line)
         reporter.expect(expected)
         with releasing.packed(
-            export, settings, base.by, now, logs=op.builds(), say=reporter.note, online=not wanted.window
-        ) as parcel:
+            export,
+            settings,
+            base.by,
+            logs=op.builds(),
+            say=reporter.note,
+            online=not wanted.window,
+            earlier=op.shipped_elsewhere(fleet, settings, base),
+        ) as (release, parcel):
             # An end that nobody named counts from here on: to read the plan, or to build, may take long.
             ends = ends if until else parse_until(expected_end)
-            shipped = replace(wanted, digest=parcel.digest, until=ends)
+            shipped = replace(wanted, release=release, digest=parcel.digest, until=ends)
             try:
                 op.carry_out(shipped, settings, fleet, reporter, parcel)
             except NeedsWindow:

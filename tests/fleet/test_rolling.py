@@ -9,6 +9,8 @@ import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import repeat
+from pathlib import Path
 
 import pytest
 
@@ -23,8 +25,25 @@ pytestmark = pytest.mark.fleet(3, suites=("bookworm", "trixie"))
 # What a page is like decides who gets a good answer: each is the second line of the page.
 GOOD = ""
 SICK_ON_WEB2 = "if (gethostname() === 'web2') { http_response_code(500); }\n"
+# Its health check asks for another page.
+SICK_FOR_BUYERS = (
+    "if (gethostname() === 'web2' && $_SERVER['QUERY_STRING'] === 'buy') { http_response_code(500); }\n"
+)
 SLOW = "/run/slow"  # gone after a boot
 SLOW_ON_WEB2 = f"if (gethostname() === 'web2' && file_exists('{SLOW}')) {{ sleep(600); }}\n"
+
+
+# What the operator's computer takes for now: each second of a real year is one of 2001.
+YEARS_AGO = """
+import datetime
+
+class Then(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz).replace(year=2001)
+
+datetime.datetime = Then
+"""
 
 
 class Site:
@@ -40,11 +59,11 @@ class Site:
         (self.fleet.operator.directory / "public/index.php").write_text(page)
         sample.commit(self.fleet, f"Change {self.changes}")
 
-    def deploy(self, *options: str, code: int = 0, change: str = GOOD) -> str:
+    def deploy(self, *options: str, code: int = 0, change: str = GOOD, **variables: str) -> str:
         """Deploy a change; what it said."""
         self.commit(change)
         patience = {"FABRIC_DEPLOY_APP_START_TIMEOUT": "5"} if code else {}
-        done = self.fab("deploy", "--yes", *options, code=code, **patience)
+        done = self.fab("deploy", "--yes", *options, code=code, **patience, **variables)
         return done.stdout + done.stderr
 
     def releases(self, code: int = 0) -> list[str | None]:
@@ -80,6 +99,25 @@ def visited(*hosts: Host) -> Iterator[None]:
         ]
         yield
     assert [each.details for each in crowd] == [[]] * len(hosts)
+
+
+@pytest.mark.exhaustive
+def test_of_five_hosts_the_second_fails_and_all_are_on_what_they_ran_before(fleet_possible: None) -> None:
+    with Fleet(5) as five:
+        sample.begin(five)
+        five.operator.fab("setup", "--as-user", "root", "--yes", timeout=300)
+        site = Site(five)
+        site.deploy()
+        before, releases = site.seen(), site.releases()
+
+        with visited(*site.hosts):
+            said = site.deploy(code=3, change=SICK_ON_WEB2)
+
+        assert "web2" in said
+        assert "the site is up on what it ran before" in said
+        assert site.seen() == before
+        assert site.releases() == releases
+        assert set(map(len, site.on_hosts().values())) == {1}, "the failed release is nowhere"
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +166,30 @@ def test_told_not_to_go_back_it_waits_and_an_abort_swaps_back(site: Site) -> Non
     assert site.releases(code=3) == releases
 
 
-def test_the_next_deploy_brings_a_host_that_is_new_to_what_the_others_run(site: Site) -> None:
+def test_a_deploy_to_a_new_host_alone_brings_it_to_the_very_release_of_the_others(site: Site) -> None:
     told = site.fab("status", code=3)
     assert "release: " in told.stderr
     assert "fab deploy" in told.stderr
+    before = site.seen()[:2]
+    release = site.releases(code=3)[0]
 
-    with visited(*site.hosts[:2]):
-        site.deploy("--batch", "50%")
+    site.fab("-H", "web3", "deploy", "--yes", "--ref", str(release).rpartition("-")[2])
 
+    assert site.releases() == [release] * 3, "the hosts agree"
+    assert site.seen()[:2] == before
+    items = json.loads(site.fab("releases", "--json").stdout)
+    assert {item["state"] for each in items.values() for item in each} == {"deployed"}
+
+
+def test_of_two_deploys_at_once_one_is_told_of_the_other_and_all_hosts_run_what_one_of_them_ships(
+    site: Site,
+) -> None:
+    site.commit()
+    with visited(*site.hosts):
+        both = [site.fleet.operator.start("deploy", "--yes", "--batch", "50%") for _ in range(2)]
+        told = ["".join(each.communicate(timeout=110)) for each in both]
+
+    assert sorted(each.returncode for each in both) == [0, 5], told
     assert len(set(site.releases())) == 1
     assert [text.rpartition(" ")[2] for text in site.seen()] == ["web1", "web2", "web3"]
 
@@ -198,6 +252,53 @@ def test_a_disk_that_is_full_when_a_release_is_activated_brings_every_host_back(
     assert "No space left on device" in said
     assert "the site is up on what it ran before" in said
     assert site.seen() == before
+
+
+@pytest.mark.exhaustive
+def test_errors_that_only_visitors_meet_on_the_second_host_bring_all_hosts_back(site: Site) -> None:
+    """They begin while it is watched, and no health check sees them."""
+    for host in site.hosts:
+        host.run("lighttpd-enable-mod accesslog; systemctl restart lighttpd")
+    before = site.seen()
+    asks = Ask(lambda reply: str(reply.status), path="/?buy")
+    with ExitStack() as stack:
+        buyers = [
+            stack.enter_context(Clients((host.address, 80), lambda _: repeat(asks), count=2, interval=0.05))
+            for host in site.hosts
+        ]
+        said = site.deploy("--batch", "2", code=3, change=SICK_FOR_BUYERS, FABRIC_DEPLOY_ROLLING_BAKE="8")
+
+    assert "was taken back: since it serves" in said
+    assert "were 5xx" in said
+    assert "the site is up on what it ran before" in said
+    assert site.seen() == before
+    statuses = [set(each.seen) for each in buyers]
+    assert (statuses[0], "500" in statuses[1], statuses[2]) == ({"200"}, True, {"200"})
+
+
+@pytest.mark.exhaustive
+def test_a_clock_that_jumped_back_changes_neither_what_is_kept_nor_where_a_rollback_goes(
+    site: Site, tmp_path: Path
+) -> None:
+    """The operator's, whose releases are named by it: by their names the newest are the oldest."""
+    current = str(site.releases()[0])
+    (tmp_path / "sitecustomize.py").write_text(YEARS_AGO)
+    away = {"PYTHONPATH": str(tmp_path), "FABRIC_DEPLOY_KEEP_RELEASES": "2"}
+    for _ in range(3):
+        site.deploy(**away)
+    shipped = str(site.releases()[0])
+
+    assert shipped.startswith("2001")
+    kept = site.on_hosts()["web1"]
+    assert len(kept) == 2, kept
+    assert current not in kept
+    site.fab("rollback", "--yes", **away)
+    (back,) = kept - {shipped}
+    assert site.releases() == [back] * 3
+
+    gone = site.fab("rollback", "--to", current, "--yes", code=2).stderr
+    assert f"{current} is not on the hosts: pruned, or never there" in gone
+    assert site.releases() == [back] * 3
 
 
 @pytest.mark.exhaustive

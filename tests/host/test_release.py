@@ -509,6 +509,15 @@ class TestDiscard:
         assert host.run("release", "discard", "r1", "--failed").code == 0
         assert on_disk(host) == set()
 
+    def test_what_was_deployed_before_is_not_taken_away_because_it_failed_once_more(
+        self, host: WebHost
+    ) -> None:
+        stage(host, "r1")
+        host.run("release", "prune", "--keep", "5", "--deployed", "r1")
+        assert not host.run("release", "discard", "r1", "--failed").json["changed"]
+        assert [row["state"] for row in host.run("release", "list").json["releases"]] == ["deployed"]
+        assert host.run("release", "discard", "r1").json["changed"]
+
 
 class TestList:
     def test_tells_what_each_release_is_and_what_it_is_used_for(self, host: WebHost) -> None:

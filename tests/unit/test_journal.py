@@ -11,6 +11,7 @@ import pytest
 from deploytools import journal
 from deploytools import plan as plans
 from deploytools.journal import Journal
+from deploytools.plan import Target
 from deploytools.saga import Mark, Progress, State, Verdict
 from tests.support.values import BASE, failed, ok, settings
 
@@ -245,3 +246,26 @@ def test_those_of_another_version_or_that_are_damaged_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=why):
         journal.check(found)
+
+
+def finished(release: str, hosts: str, verdict: Verdict = Verdict.DONE, **about: Any) -> list[journal.Record]:
+    """The records of a run that took these hosts to a release."""
+    plan = replace(BASE, targets=tuple(map(Target, hosts.split())), release=release, **about)
+    return [json.loads(json.dumps(record)) for record in (journal.begin(plan), journal.end(verdict))]
+
+
+def test_what_other_hosts_run_is_what_the_newest_run_there_brought_them() -> None:
+    first = finished("r1", "web1 web2", digest="d1")
+    second = finished("r2", "web1 web2", digest="d2")
+    failed = finished("r3", "web1 web2", Verdict.REVERTED, digest="d3")
+    alone = finished("r4", "web3", digest="d4")
+    back = finished("r1", "web1 web2", operation="rollback", digest=None)
+
+    def found(*runs: list[journal.Record]) -> str | None:
+        plan = journal.latest_elsewhere(runs, ("web3",))
+        return plan.digest if plan else None
+
+    assert found(alone, failed, second, first) == "d2"
+    assert found(back, second, first) == "d1"
+    assert found(back, second) is None, "nobody remembers what r1 was"
+    assert found(alone) is None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from deploytools.errors import UsageError
-from deploytools.releasing.source import resolve
+from deploytools.releasing.source import made_at, resolve, unlike
 from deploytools.settings import Settings
 from tests.support.checkouts import AUTHOR, checkout, commit, git
 from tests.support.values import settings
@@ -25,6 +25,19 @@ def test_a_release_is_named_by_time_and_commit(place: Path) -> None:
 
     assert source.id == f"20260501T223015Z-{git(place, 'rev-parse', 'v1')[:8]}"
     assert (source.ref, source.author, source.dirty) == ("v1", AUTHOR, ())
+
+
+def test_a_second_deploy_of_a_commit_in_one_second_gets_an_id_of_its_own(place: Path, tmp_path: Path) -> None:
+    source = resolve(settings(source={"path": str(place)}), None, NOW)
+    next_second = f"{NOW + timedelta(seconds=1):%Y%m%dT%H%M%SZ}-{source.id[-8:]}"
+
+    assert unlike(source, {None, "other"}) is source
+    assert unlike(source, {source.id}).id == next_second
+    assert made_at(next_second) == NOW + timedelta(seconds=1)
+
+    (tmp_path / "plain").mkdir()
+    plain = resolve(settings(source={"path": str(tmp_path / "plain")}), None, NOW)
+    assert unlike(plain, {plain.id}).id == next_second.partition("-")[0]
 
 
 def test_head_is_recorded_as_the_branch_that_it_is(place: Path) -> None:

@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from deploytools.errors import OperationFailed, UsageError
-from deploytools.releasing import Parcel, exported, packed
+from deploytools.releasing import Parcel, Shipped, exported, packed
 from deploytools.releasing.contents import MANIFEST
 from deploytools.settings import Settings
 from tests.support.checkouts import commit, git
@@ -38,7 +39,7 @@ def parcelled(config: Settings, said: list[str] | None = None, now: datetime = N
     say = [].append if said is None else said.append
     with (
         exported(config, None, now) as export,
-        packed(export, config, "ann", now, logs=config.source.path.parent / "builds", say=say) as parcel,
+        packed(export, config, "ann", logs=config.source.path.parent / "builds", say=say) as (_, parcel),
     ):
         yield parcel
 
@@ -51,6 +52,33 @@ def shipped(config: Settings) -> dict[str, bytes]:
 def described(config: Settings, now: datetime = NOW) -> dict[str, object]:
     with parcelled(config, now=now) as parcel:
         return dict(json.loads(content(parcel, MANIFEST)))
+
+
+def again(config: Settings, earlier: Shipped, now: datetime) -> tuple[str, str]:
+    """The id and the digest of what Bob's deploy makes after an earlier one."""
+    with (
+        exported(config, git(config.source.path, "rev-parse", "HEAD"), now) as export,
+        packed(export, config, "bob", logs=config.project, say=[].append, earlier=earlier) as (
+            release,
+            parcel,
+        ),
+    ):
+        return release, parcel.digest
+
+
+def test_the_same_once_more_is_the_release_that_other_hosts_have_and_anything_else_is_not(
+    place: Path,
+) -> None:
+    with exported(of(place), None, NOW) as export, parcelled(of(place)) as parcel:
+        earlier = Shipped(export.source.id, parcel.digest, "ann", export.source.ref)
+    later = NOW + timedelta(days=1)
+
+    assert again(of(place), earlier, later) == (earlier.release, earlier.digest)
+
+    other = replace(of(place), health=replace(of(place).health, path="/health"))
+    release, digest = again(other, earlier, later)
+    assert release == f"{later:%Y%m%dT%H%M%SZ}-{release[-8:]}"
+    assert digest != earlier.digest
 
 
 def test_what_is_not_committed_is_told_and_not_shipped(place: Path) -> None:

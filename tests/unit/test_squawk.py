@@ -143,7 +143,7 @@ def test_its_word_travels_with_the_release_of_a_deploy_without_downtime(tree: Pa
     def told(*, online: bool) -> dict[str, list[str]] | None:
         with (
             exported(config, None, now) as export,
-            packed(export, config, "ann", now, logs=tmp_path, say=print, online=online) as parcel,
+            packed(export, config, "ann", logs=tmp_path, say=print, online=online) as (_, parcel),
         ):
             vetoes: dict[str, list[str]] | None = json.loads(content(parcel, MANIFEST))["migrate"]["vetoes"]
             return vetoes

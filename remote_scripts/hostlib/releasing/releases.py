@@ -75,11 +75,15 @@ def discard(config: Config, release: str, *, failed: bool = False) -> Result:
     """Remove `release`; Failure where anything runs or may run on it. What was uploaded stays for a day.
 
     One that `failed` is marked instead: no rollback goes there by itself, and the next `prune` removes it.
+    It stays as it is where an earlier deploy of it has succeeded.
     """
     with exclusive(config.releases, wait=WAIT):
         shutil.rmtree(config.releases / INCOMING / release, ignore_errors=True)
         if not (config.releases / release).exists():
             return {"changed": False, "release": release, "message": f"there is no release {release}"}
+        if failed and staged(config.releases / release).get("state") == DEPLOYED:
+            message = f"release {release} was deployed before, so it stays"
+            return {"changed": False, "release": release, "message": message}
         used = release == current(config) or release in _in_use(config)
         if used and failed:
             _note(config, release, FAILED_STATE)
