@@ -238,6 +238,35 @@ def test_a_host_that_dies_in_its_swap_and_comes_back_is_on_what_the_others_are_o
     assert (release == before) is (run.returncode != 0), told
 
 
+@pytest.mark.exhaustive
+def test_a_host_that_dies_between_activation_and_swap_serves_what_it_says_and_comes_along(site: Site) -> None:
+    """`current` leads to the other release already, and the socket doesn't yet."""
+    web2 = site.hosts[1]
+    current, (other, *_) = (
+        str(site.releases()[0]),
+        sorted(site.on_hosts()["web2"] - {str(site.releases()[0])}),
+    )
+    trace = ["strace", "-f", "-qq", "-o", "/run/renames", "-e", "trace=rename,renameat,renameat2"]
+    swap = [f"{TOOLS}/swap", "--release"]
+    web2.run([*trace, *swap, other])
+    web2.run([*swap, current])
+    renames = web2.read("/run/renames").splitlines()
+    flip = next(number for number, line in enumerate(renames, 1) if '/app.sock"' in line)
+
+    assert web2.power_off_before([*swap, other], nth=flip)
+    web2.boot()
+
+    assert web2.run(["readlink", f"{ROOT}/current"], check=False).stdout.startswith("releases/")
+    wait_until(lambda: web2.get("/").status == 200, lambda: web2.run([f"{TOOLS}/status"]).stdout)
+    told = json.loads(
+        site.fab("status", "--json", code=0 if site.seen()[1].split()[1] == current else 3).stdout
+    )
+    assert told["hosts"]["web2"]["release"] == site.seen()[1].split()[1]
+    site.deploy()
+    assert len(set(site.releases())) == 1
+    assert [text.split()[1] for text in site.seen()] == [str(site.releases()[0])] * 3
+
+
 def test_a_disk_that_is_full_when_a_release_is_activated_brings_every_host_back(site: Site) -> None:
     """In a rollback, which ships nothing: so there was room for the release itself."""
     before = site.seen()
