@@ -113,15 +113,31 @@ def test_a_database_that_gives_no_answer_is_no_sign_that_a_migration_has_ended(
 ) -> None:
     acquire(host, "r1")
     (host.root / "migrations/r1").mkdir()
-    (tmp_path / "migrate").write_text("#!/bin/sh\nexec sleep 600\n")
-    (tmp_path / "migrate").chmod(0o755)
     monkeypatch.setattr(deploylock, "TOOLS", tmp_path)
-    monkeypatch.setattr(deploylock, "ASKING", 0.2)
+    monkeypatch.setattr(deploylock, "ASKING", 1.0)
 
-    with pytest.raises(Failure, match="for all that is known: the database gave no answer"):
-        deploylock.break_(host.hostlib_config, "r1")
+    for does, why in [
+        ("exec sleep 600", "the database gave no answer"),
+        ("echo sudo: a password is required >&2; exit 1", r"can't tell \(sudo: a password is required\)"),
+    ]:
+        (tmp_path / "migrate").write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "migrate").chmod(0o755)
+        with pytest.raises(Failure, match=f"for all that is known: .*{why}"):
+            deploylock.break_(host.hostlib_config, "r1")
 
     assert deploylock.holder(host.hostlib_config)
+
+
+@pytest.mark.parametrize("damaged", ["", "{}", "[]", '{"run_id": 1}'])
+def test_a_lock_whose_details_are_damaged_is_explained(host: WebHost, damaged: str) -> None:
+    acquire(host, "run1")
+    path = host.root / "state" / "lock" / "details.json"
+    path.write_text(damaged)
+
+    for told in (acquire(host, "run2"), host.run("lock", "show"), host.run("lock", "break", "--run-id=run1")):
+        assert told.code == 5
+        assert "says not who holds it" in told.error["what"]
+        assert f"rm -r {path.parent}" in told.error["next"]
 
 
 def test_of_many_at_once_exactly_one_gets_it(host: WebHost) -> None:

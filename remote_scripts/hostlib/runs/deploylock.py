@@ -32,6 +32,7 @@ WAIT = 30  # seconds
 # Without a sign of life for so many seconds the operator's process counts as gone: three beats and a retry.
 ALIVE = 20.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+TOLD = ("run_id", "by", "laptop", "since", "operation")  # what a lock says of its holder
 ASKING = 45.0  # seconds for the database, whose silence is no sign that a migration has ended
 
 
@@ -180,7 +181,11 @@ def _migration_at_work(config: Config, run_id: str) -> str:
         ran = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=ASKING)
     except subprocess.TimeoutExpired:
         return f", for all that is known: the database gave no answer within {ASKING:.0f} s"
-    session = (json.loads(ran.stdout) if ran.stdout else {}).get("session")
+    try:
+        session = json.loads(ran.stdout).get("session")
+    except ValueError:
+        said = ran.stderr.strip().rsplit("\n", 1)[-1] or f"exit code {ran.returncode}"
+        return f", for all that is known: {argv[0]} can't tell ({said})"
     return f" in the database, by its session {session['id']}" if session else ""
 
 
@@ -227,7 +232,23 @@ def _take_away(config: Config) -> None:
 
 
 def _details(config: Config) -> dict[str, Any] | None:
-    return read_json(_path(config) / "details.json")
+    """Raises Failure where somebody holds the lock, but nobody can tell who: something has damaged it."""
+    path = _path(config) / "details.json"
+    try:
+        held = read_json(path)
+    except ValueError:
+        held = {}
+    if held is None:
+        return None
+    if not isinstance(held, dict) or not all(isinstance(held.get(key), str) for key in TOLD):
+        raise Failure(
+            f"the lock in {path.parent} says not who holds it: its details are damaged",
+            state="nothing was changed",
+            next=f"cat {path}; once nobody is at work: rm -r {path.parent}",
+            exit_code=BUSY,
+            unchanged=True,
+        )
+    return held
 
 
 def _busy(config: Config) -> Failure:
