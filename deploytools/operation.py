@@ -27,6 +27,7 @@ from deploytools.errors import (
     DeployError,
     InMaintenance,
     Interrupted,
+    LockHeld,
     OperationFailed,
     Unreachable,
     UsageError,
@@ -133,7 +134,11 @@ def base_plan(
     exclude: Sequence[str] | None = None,
     **about: Any,
 ) -> Plan:
-    """Given what the hosts serve now, if that is known, return a plan without steps: who, where, on what."""
+    """Given what the hosts serve now, if that is known, return a plan without steps: who, where, on what.
+
+    Raises LockHeld where a run has its lock on another host than ours would.
+    """
+    _no_other_lock(statuses or {}, settings)
     by, laptop = operator()
     names = [str(host) for host in settings.hosts if str(host) not in (exclude or ())]
     return Plan(
@@ -147,6 +152,20 @@ def base_plan(
         laptop=laptop,
         **about,
     )
+
+
+def _no_other_lock(statuses: Mapping[str, Status], settings: Settings) -> None:
+    """A colleague's fabric.yaml may name another host first, or another `migrate.host`, where its lock is."""
+    here = str(settings.lock_host)
+    for host, status in statuses.items():
+        if (lock := status.get("lock")) and host != here:
+            raise LockHeld(
+                f"run {lock['run_id']} by {lock['by']} on {lock['laptop']} has its lock on {host},"
+                f" and by this fabric.yaml it would be on {here}",
+                where=host,
+                state="nothing was changed",
+                next=f"have one fabric.yaml; by `migrate.host: {host}` fab deploy --resume finds that run",
+            )
 
 
 def _target(name: str, status: Status) -> Target:

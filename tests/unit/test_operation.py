@@ -19,6 +19,7 @@ from deploytools.commands import Command
 from deploytools.errors import (
     HostKeyRejected,
     InMaintenance,
+    LockHeld,
     OperationFailed,
     Unfinished,
     Unreachable,
@@ -30,7 +31,7 @@ from deploytools.plan import Target
 from deploytools.remote import Result
 from deploytools.report.text import error_text
 from deploytools.settings import Host
-from tests.support.values import BASE
+from tests.support.values import BASE, settings
 from tests.unit.test_engine import SETTINGS, WINDOW, FakeHost, Silent, World, failing, lost
 
 
@@ -173,6 +174,19 @@ def test_ctrl_c_while_a_line_is_being_written_stops_the_run_as_ever_and_is_told_
         assert (stop.asked, told.is_set()) == (True, False)
 
     assert told.wait(30)
+
+
+def test_a_run_that_has_its_lock_on_another_host_is_not_overlooked() -> None:
+    """As where a colleague's fabric.yaml names the hosts in another order."""
+    up = {"maintenance": {"state": "up"}, "release": "r1"}
+    lock = {"run_id": "run-0", "by": "ann", "laptop": "desk"}
+    both = settings(hosts=["web1", "web2"])
+
+    assert operation.base_plan("deploy", both, {"web1": {**up, "lock": lock}, "web2": up}).lock_host == "web1"
+    with pytest.raises(LockHeld, match="run run-0 by ann on desk has its lock on web2") as caught:
+        operation.base_plan("deploy", both, {"web1": up, "web2": {**up, "lock": lock}})
+
+    assert "by `migrate.host: web2`" in str(caught.value.next)
 
 
 @pytest.fixture
