@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hostlib.migrating import adapter_process
 
 from tests.support.barehost import AlembicProject, bare_host, put_release, runner_of
 from tests.support.webhost import Ran, WebHost, end, wait_until
@@ -184,6 +185,26 @@ class TestCheck:
         ran = check(AlembicProject(host, **settings))
         assert (ran.code, ran.json["state"]) == (3, "unknown")
         assert told in ran.error["what"]
+
+    @pytest.mark.parametrize(
+        ("said", "told"),
+        [
+            ("can't parse 'postgresql://ann:s3c/r:et@db/x'", "can't parse 'postgresql://ann:***@db/x'"),
+            ("can't parse 'postgres//ann:s3cret@db'", "can't parse 'postgres//ann:***@db'"),
+            ("postgresql:/ann:s3cret@db", "postgresql:/ann:***@db"),
+            ("redis://:s3cret@db", "redis://:***@db"),
+            ("host=db password=s3cret user=ann", "host=db password=*** user=ann"),
+            ("postgresql://db/x?user=ann&password=s3cret&a=1", "postgresql://db/x?user=ann&password=***&a=1"),
+            ("    connect(passwd='s3 cret', db=1)", "    connect(passwd=***, db=1)"),
+            (
+                'File "/srv/a.py", line 3, at 12:30:45 by a@b.c',
+                'File "/srv/a.py", line 3, at 12:30:45 by a@b.c',
+            ),
+            ("https://db.example.com:5432/x", "https://db.example.com:5432/x"),
+        ],
+    )
+    def test_what_is_a_password_in_an_error_is_left_out(self, said: str, told: str) -> None:
+        assert adapter_process._masked(said) == told
 
     def test_passwords_of_database_urls_are_not_shown(self, host: WebHost) -> None:
         env = {"DATABASE_URL": "nosuchthing://ann:s3cret@db/x y", "TRANSACTIONAL": "yes"}

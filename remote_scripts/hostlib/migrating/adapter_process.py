@@ -21,7 +21,11 @@ Command = Callable[[Answer], None]
 
 _settings: Answer = {}
 
-PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
+# In a URL, or what was meant to be one; and in the parameters of a connection.
+PASSWORD = re.compile(
+    r"""((?::|//)/{0,2}[^:/@\s]*:)[^@\s]+(@)|\b((?:password|passwd|pwd)=)("[^"]*"|'[^']*'|[^\s&"']+)""",
+    re.IGNORECASE,
+)
 
 
 def use_the_applications_modules() -> None:
@@ -116,5 +120,5 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def _masked(text: str) -> str:
-    """Without the password of any URL in it."""
-    return PASSWORD.sub(r"\1***@", text)
+    """Without passwords, as far as they can be told."""
+    return PASSWORD.sub(r"\1\3***\2", text)
