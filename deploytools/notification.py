@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from deploytools.errors import DeployError
@@ -32,10 +33,13 @@ def message(records: Sequence[Record], visitors: Seen | None, error: DeployError
     }
 
 
-def tell(command: str, about: Mapping[str, Any], patience: float = PATIENCE) -> str:
+def tell(
+    command: str, about: Mapping[str, Any], patience: float = PATIENCE, *, place: Path | None = None
+) -> str:
     """Run the command with `about` as JSON on standard input; return what went wrong with it, or "".
 
-    It has `patience` seconds; then it is ended with all that it started.
+    It starts in `place`, the project's directory, from wherever below it `fab` was started. It has `patience`
+    seconds; then it is ended with all that it started.
     """
     with subprocess.Popen(
         ["sh", "-c", command],
@@ -44,6 +48,7 @@ def tell(command: str, about: Mapping[str, Any], patience: float = PATIENCE) -> 
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        cwd=place,
         start_new_session=True,
     ) as process:
         try:

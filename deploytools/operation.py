@@ -415,7 +415,7 @@ def _notified(
         if settings.hooks.notify is not None and progress.verdict is not None:
             about = notification.message(records, reporter.visitors(), ended)
             try:
-                wrong = notification.tell(settings.hooks.notify, about)
+                wrong = notification.tell(settings.hooks.notify, about, place=settings.project)
             except KeyboardInterrupt:  # meant for the hook: the run is over
                 wrong = "hooks.notify was ended by Ctrl-C"
             if wrong:

@@ -23,6 +23,7 @@ from deploytools.journal import Estimate, Record
 from deploytools.plan import Plan, Step
 from deploytools.probe import LOST, MAINTENANCE, SITE, Sample
 from deploytools.report.plain import PlainReporter
+from deploytools.report.text import clean
 from deploytools.saga import State
 
 # How many lines of a log are held back, and how often a second the view is drawn.
@@ -263,7 +264,9 @@ class LiveReporter(PlainReporter):
         """A view in as much room as there is."""
         size = self._console.size
         lines = view.lines(size.width, size.height, self._clock())
-        return Group(*(Text(text, style=style, no_wrap=True, overflow="crop") for text, style in lines))
+        return Group(
+            *(Text(clean(text), style=style, no_wrap=True, overflow="crop") for text, style in lines)
+        )
 
     def _let_go(self, keep: int = 0, *new: str) -> None:
         """Hold back the last `keep` lines, the new ones being the last, and print those before."""

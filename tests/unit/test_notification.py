@@ -35,6 +35,11 @@ def test_it_comes_on_standard_input(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "told").read_text())["run_id"] == "run-1"
 
 
+def test_it_starts_in_the_directory_of_the_project(tmp_path: Path) -> None:
+    assert notification.tell("cat > told", ABOUT, place=tmp_path) == ""
+    assert (tmp_path / "told").exists()
+
+
 def test_a_command_that_reads_nothing_is_no_trouble() -> None:
     assert notification.tell("true", {"text": "x" * 1_000_000}) == ""
 

@@ -135,7 +135,8 @@ def test_an_abort_is_refused_while_the_migration_may_have_changed_something(cut:
 def test_ctrl_c_while_others_are_told_does_not_change_how_the_run_ended(
     held: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pressed(*_: object) -> str:
+    def pressed(*_: object, place: Path) -> str:
+        assert place == SETTINGS.project
         raise KeyboardInterrupt
 
     monkeypatch.setattr(notification, "tell", pressed)

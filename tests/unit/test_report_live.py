@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -16,11 +17,12 @@ from dataclasses import replace
 
 import pyte
 import pytest
+from rich.console import Console
 
 from deploytools.journal import Estimate
 from deploytools.plan import Plan, Step, Target, downtime_plan, rolling_plan
 from deploytools.probe import LOST, MAINTENANCE, SITE, Sample
-from deploytools.report.live import View
+from deploytools.report.live import LiveReporter, View
 from tests.support.site import wait_for
 from tests.support.values import BASE, ok, settings
 
@@ -48,6 +50,17 @@ def at_work(plan: Plan, estimate: Estimate | None = None) -> View:
 
 def text(view: View, width: int = 200, height: int = 50, after: float = 75) -> str:
     return "\n".join(line for line, _ in view.lines(width, height, BEGAN + after))
+
+
+def test_a_plan_of_another_laptop_has_nothing_in_it_that_a_terminal_would_obey() -> None:
+    plan = window()
+    steps = tuple(replace(step, title="\x1b]0;mine\x07gone") for step in plan.steps)
+    reporter = LiveReporter(console=Console(file=io.StringIO(), width=80, height=24))
+
+    drawn = reporter.shown(at_work(replace(plan, steps=steps))).renderables
+
+    assert any("gone" in str(line) for line in drawn)
+    assert all(str(line).isprintable() for line in drawn)
 
 
 def test_it_tells_what_is_done_where_how_long_the_site_is_down_what_comes_and_how_to_stop() -> None:
