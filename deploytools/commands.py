@@ -326,6 +326,7 @@ def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Ans
         if exit_code == 2 and (unknown := _UNKNOWN_WORDS.search(stderr)):
             return Answer(Mark(State.FAILED, {"unchanged": True}), _older(name, unknown[0]), 2, by_code=True)
         return Answer(Mark(State.FAILED), _no_answer(name, exit_code, stdout + stderr), exit_code)
+    value.pop("exit_code", None)
     error = value.pop("error", {})
     if value.get("applied") == []:  # a migration that found nothing to do
         value["unchanged"] = True

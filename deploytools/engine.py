@@ -198,6 +198,8 @@ class Engine:
         arrived: dict[str, float] = {}
 
         def work(remote: Remote) -> Answer:
+            if act.undo and act.step.name == "stage":
+                self._stand_down(progress, remote)
             try:
                 return self._run(act.step, remote, todo[remote.name])
             finally:
@@ -225,6 +227,14 @@ class Engine:
                 self.reporter.note(f"no certain answer from {', '.join(left)}; asking again")
                 self.wait(RETRY)
         return {host: answers[host] for host in act.hosts}, arrived
+
+    def _stand_down(self, progress: Progress, remote: Remote) -> None:
+        """Let a swap end that waits for a turn which won't come: what it has ready runs on that release."""
+        for step in self.plan.steps:
+            if step.name == "swap" and remote.name in self.plan.hosts_of(step):
+                for item in commands.do(self.plan, step, progress, self.settings, remote.name):
+                    if isinstance(item, Command):
+                        remote.dismiss(item)
 
     def _takes_lock(self, act: Act) -> bool:
         """Whether the lock, and with it the run's journal, isn't there yet; a resumed run has both."""

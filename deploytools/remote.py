@@ -8,6 +8,7 @@ OutcomeUnknown: it is never taken for failed.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shlex
 import socket
@@ -127,6 +128,7 @@ class Remote:
         self._connection: Connection | None = None
         self._cleanup = contextlib.ExitStack()
         self._unfinished: list[Channel] = []
+        self._lingering: list[Channel] = []  # of programs that have answered
         self._waiting = Waiting()
         self._latest: Channel | None = None
 
@@ -168,6 +170,7 @@ class Remote:
             cleanup, self._cleanup = self._cleanup, contextlib.ExitStack()
         cleanup.close()
         self._unfinished.clear()
+        self._lingering.clear()
         self._waiting.clear()
 
     def start(self, commands: Sequence[Command]) -> None:
@@ -227,6 +230,7 @@ class Remote:
         line, stdin = _shell_line(command.argv), command.stdin or b""
         waiting = self._waiting.take(command.argv)
         channel = waiting or self._session()
+        lingers = waiting is not None and not stdin and dialog is None
         begun = time.monotonic()
         with self._limit(command.timeout + GRACE) as again:
             self.sent += 1
@@ -249,7 +253,9 @@ class Remote:
                     said = bytes(talk.said)
                     again()
                 deadline = time.monotonic() + command.timeout
-                stdout, stderr = channels.converse(channel, stdin, deadline, on_line)
+                stdout, stderr = channels.converse(
+                    channel, stdin, deadline, on_line, _has_answered if lingers else None
+                )
                 stdout = said + stdout
             except channels.TimeUp as late:
                 # Not closed: that would take away the command's stdout, and SIGPIPE kills.
@@ -269,13 +275,21 @@ class Remote:
                         next="look at the login shell there, and at ForceCommand in its sshd_config",
                     ) from error
                 raise
-            code, whole = channel.recv_exit_status(), channel.eof_received
-            channel.close()
-            # No exit code: a signal killed it, or the link went. No end of file: output may be missing.
-            if (code == -1 or not whole) and not self._answers():
-                raise self._link_lost(command)
+            told = _exit_code(stdout) if lingers else None
+            if told is not None:
+                self._lingering.append(channel)
+            code = self._ended(channel, command) if told is None else told
         seconds = time.monotonic() - begun
         return Result(code, stdout.decode(errors="replace"), stderr.decode(errors="replace"), seconds)
+
+    def _ended(self, channel: Channel, command: Command) -> int:
+        """The exit code of a command that has ended. Raises LinkLost where nobody can tell."""
+        code, whole = channel.recv_exit_status(), channel.eof_received
+        channel.close()
+        # No exit code: a signal killed it, or the link went. No end of file: output may be missing.
+        if (code == -1 or not whole) and not self._answers():
+            raise self._link_lost(command)
+        return int(code)
 
     def ask(self, command: Command, line: bytes) -> bytes:
         """Give a program that answers every line by a line one more, and return its answer.
@@ -456,6 +470,19 @@ def _hang_up(connection: Connection, *, wait: bool) -> None:
         connection.client.close()
     if wait and transport is not None and transport.is_alive():
         transport.join(1)
+
+
+def _exit_code(stdout: bytes) -> int | None:
+    """What a host program that lingers says of its exit code, in the last line of its answer."""
+    try:
+        code = json.loads(stdout[stdout.rstrip().rfind(b"\n") + 1 :])["exit_code"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return code if isinstance(code, int) else None
+
+
+def _has_answered(stdout: bytes) -> bool:
+    return stdout.endswith(b"\n") and _exit_code(stdout) is not None
 
 
 def _shell_line(argv: tuple[str, ...]) -> bytes:

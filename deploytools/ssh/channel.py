@@ -66,13 +66,19 @@ class Talk:
 
 
 def converse(
-    channel: Channel, stdin: bytes, deadline: float, on_line: Callable[[str], None] | None
+    channel: Channel,
+    stdin: bytes,
+    deadline: float,
+    on_line: Callable[[str], None] | None,
+    answered: Callable[[bytes], bool] | None = None,
 ) -> tuple[bytes, bytes]:
     """Feed a command its stdin and collect what it prints, until the channel is closed.
 
     Args:
         deadline: by time.monotonic().
         on_line: called with each line of stderr as it comes.
+        answered: tells of what a command has printed whether that is its answer, which is returned at once.
+            Its stdin isn't closed then.
 
     Raises TimeUp at the deadline, unless the command has ended by then and only something that it left
     in the background holds its stdout open.
@@ -84,7 +90,7 @@ def converse(
     while True:
         closed = channel.closed  # looked at before reading, or the last bytes could be missed
         if rest is not None:
-            rest = _feed(channel, rest)
+            rest = _feed(channel, rest, close=answered is None)
         while channel.recv_ready():
             stdout += channel.recv(BLOCK)
         while channel.recv_stderr_ready():
@@ -92,7 +98,8 @@ def converse(
         if on_line is not None:
             told = _tell(stderr, told, on_line, last=closed)
         left = deadline - time.monotonic()
-        if closed or (left <= 0 and channel.exit_status_ready()):
+        done = answered is not None and answered(bytes(stdout))
+        if done or closed or (left <= 0 and channel.exit_status_ready()):
             return bytes(stdout), bytes(stderr)
         if left <= 0:
             raise TimeUp
@@ -130,14 +137,15 @@ def read_line(channel: Channel, deadline: float) -> bytes:
     return bytes(answer[:-1])
 
 
-def _feed(channel: Channel, rest: memoryview) -> memoryview | None:
+def _feed(channel: Channel, rest: memoryview, *, close: bool) -> memoryview | None:
     """Send what the other side has room for; None once everything is sent, or nobody reads it."""
     try:
         while rest and channel.send_ready():
             rest = rest[channel.send(bytes(rest[:PACKET])) :]
         if rest:
             return rest
-        channel.shutdown_write()
+        if close:
+            channel.shutdown_write()
     except OSError:
         if not channel.closed:
             raise

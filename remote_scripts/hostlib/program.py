@@ -209,10 +209,15 @@ def drop_to(user: str) -> Callable[[], None]:
     return drop
 
 
-def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Result]) -> None:
+def main(
+    parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], Result], *, lingers: bool = True
+) -> None:
     """Parse, run `body`, print its result, exit.
 
-    `body` returns a result whose "message" is what a person reads, or raises Failure.
+    `body` returns a result whose "message" is what a person reads, or raises Failure. A program that was
+    started with --when-told and --json adds its exit code to its answer, and `lingers` until the end of its
+    standard input: its own end, and sudo's and sshd's, take as long as many an answer, and others wait for
+    theirs on the same processors. One that prints to standard error, too, doesn't: that may come later.
     """
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
     arguments = parser.parse_args()
@@ -231,6 +236,9 @@ def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], R
         # Nobody foresaw it, so nobody can promise that the host is as it was: not FAILED.
         code = BUG
         result = {"ok": False, "error": _explain(str(error), AS_TOLD, remedy(error))}
+    lingers = lingers and arguments.json and getattr(arguments, "when_told", False)
+    if lingers:
+        result["exit_code"] = code
     try:
         if arguments.json:
             print(json.dumps(result, sort_keys=True))
@@ -241,7 +249,11 @@ def main(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], R
         sys.stdout.flush()
     except OSError as error:
         code = code or BUG
+        lingers = False
         _untold(parser.prog, result, error)
+    if lingers:
+        with contextlib.suppress(OSError, KeyboardInterrupt):
+            sys.stdin.buffer.read()
     sys.exit(code)
 
 

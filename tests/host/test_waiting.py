@@ -67,6 +67,20 @@ def test_up_waits_too(site: WebHost) -> None:
     assert not site.get().in_maintenance
 
 
+def test_it_lingers_after_its_answer_until_it_is_let_go_and_says_how_it_will_end(site: WebHost) -> None:
+    """The end of a process, sudo's and sshd's with it, would keep others waiting for their answers."""
+    with waiting(site, "up") as up:
+        said(up)
+        assert up.stdin is not None
+        up.stdin.write("go\n")
+        up.stdin.flush()
+
+        assert said(up)["exit_code"] == 0
+        assert up.poll() is None
+        up.stdin.close()
+        assert up.wait(timeout=30) == 0
+
+
 def test_a_window_that_opens_meanwhile_counts(site: WebHost) -> None:
     with waiting(site, "up") as up:
         said(up)
@@ -107,7 +121,7 @@ def test_what_a_window_consists_of_does_nothing_before_it_is_told(program: str) 
         result, _ = process.communicate(timeout=30)  # the end of its standard input
 
         assert (process.returncode, json.loads(result)["error"]["state"]) == (2, "nothing was changed")
-        assert sorted(host.root.rglob("*")) == before
+        assert sorted({*host.root.rglob("*")} - {host.run_dir / "swap.lock"}) == before
 
 
 def test_a_swap_that_was_told_is_a_swap(site: WebHost) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -311,6 +312,33 @@ def test_programs_are_started_at_the_same_time(fresh: Remote, tmp_path: Path) ->
     fresh.start([one, two])
 
     assert (fresh.greeting(one), fresh.greeting(two)) == (b"ready", b"ready")
+
+
+def test_a_program_that_lingers_after_its_answer_is_not_waited_for(fresh: Remote, tmp_path: Path) -> None:
+    """It ends with the connection; what it answered tells how."""
+    answer = json.dumps({"exit_code": 5, "ok": False})
+    script = f"echo ready; read word; echo '{answer}'; read end; touch \"$0\""
+    command = Command(("true",), ahead=("sh", "-c", script, str(tmp_path / "ended")))
+    fresh.start([command])
+
+    result = fresh.run(command)
+
+    assert (result.exit_code, json.loads(result.stdout.splitlines()[-1])["ok"]) == (5, False)
+    assert not (tmp_path / "ended").exists()
+    fresh.close()
+    eventually((tmp_path / "ended").exists)
+
+
+def test_one_that_dies_before_its_answer_is_whole_has_the_exit_code_of_its_death(
+    fresh: Remote,
+) -> None:
+    script = """read word; printf '{"exit_code": 0'; exit 9"""
+    command = Command(("true",), ahead=("sh", "-c", script))
+    fresh.start([command])
+
+    result = fresh.run(command)
+
+    assert (result.exit_code, result.stdout) == (9, '{"exit_code": 0')
 
 
 def test_what_waits_for_a_line_is_asked_without_being_started_again(fresh: Remote, tmp_path: Path) -> None:

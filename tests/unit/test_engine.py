@@ -53,6 +53,9 @@ class FakeHost:
     def run(self, command: Command, on_line: object = None, dialog: object = None) -> Result:
         return self.world.answer(self.name, command)
 
+    def dismiss(self, command: Command) -> None:
+        self.world.dismissed.append((self.name, " ".join(_words(command)).strip()))
+
     def get_ready(self, programs: Sequence[Command]) -> None:
         self.world.ready[self.name] = [" ".join(_words(program)).strip() for program in programs]
 
@@ -70,6 +73,7 @@ class World:
     before: Callable[[str, str], None] = lambda host, word: None
     ready: dict[str, list[str]] = field(default_factory=dict)
     lines: list[bytes] = field(default_factory=list)
+    dismissed: list[tuple[str, str]] = field(default_factory=list)
 
     def map(self, work: Callable[[Any], Any], hosts: Sequence[str]) -> dict[str, Outcome[Any]]:
         outcomes: dict[str, Outcome[Any]] = {}
@@ -258,6 +262,8 @@ def test_a_failure_before_the_migration_is_undone_everywhere(tmp_path: Path) -> 
         ("web1", "lock release"),
     ]
     assert ("web1", "migrate run") not in world.said
+    # What has a generation of that release stand by ends before the release is discarded.
+    assert world.dismissed == [("web1", "swap"), ("web2", "swap")]
 
 
 def test_a_window_begins_when_everything_for_it_stands_ready(tmp_path: Path) -> None:

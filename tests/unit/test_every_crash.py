@@ -182,6 +182,8 @@ class OneHost:
 
     def get_ready(self, programs: Sequence[Command]) -> None: ...
 
+    def dismiss(self, command: Command) -> None: ...
+
 
 def carry_on(hosts: Hosts, path: Path, *, abort: bool = False) -> Progress | None:
     """Begin the run, or go on with it from what the lock host has; None where the operator's process dies."""

@@ -11,11 +11,12 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from hostlib.files import read_json, write_json
-from hostlib.locking import exclusive
+from hostlib.locking import POLL, exclusive
 from hostlib.program import USAGE, Config, Failure, Result
 from hostlib.releasing.listing import STAGED
 from hostlib.releasing.manifest import content
@@ -28,6 +29,7 @@ STAGED_ONLY, DEPLOYED, FAILED_STATE = "staged", "deployed", "failed"
 TOLD = 10
 # How long a command waits for another one that is at work here, in seconds.
 WAIT = 300
+STANDS_DOWN = 5.0  # seconds for a generation that stands by to be stopped
 INCOMING, CONTENT = ".incoming", "content"
 
 
@@ -77,6 +79,7 @@ def discard(config: Config, release: str, *, failed: bool = False) -> Result:
     One that `failed` is marked instead: no rollback goes there by itself, and the next `prune` removes it.
     It stays as it is where an earlier deploy of it has succeeded.
     """
+    _wait_until_nobody_stands_by(config, release)
     with exclusive(config.releases, wait=WAIT):
         shutil.rmtree(config.releases / INCOMING / release, ignore_errors=True)
         if not (config.releases / release).exists():
@@ -266,6 +269,16 @@ def verify(config: Config, release: str | None) -> Result:
 def _note(config: Config, release: str, state: str) -> None:
     place = config.releases / release
     write_json(place / STAGED, {**staged(place), "state": state})
+
+
+def _wait_until_nobody_stands_by(config: Config, release: str) -> None:
+    """For a swap of this run that was just told to end; not for long, as one may have been killed."""
+    deadline = time.monotonic() + STANDS_DOWN
+    while time.monotonic() < deadline:
+        records = [record for record in generations.records(config) if record.release == release]
+        if not any(generations.word_path(config, record.generation).exists() for record in records):
+            return
+        time.sleep(POLL)
 
 
 def _in_use(config: Config) -> set[str]:

@@ -48,6 +48,8 @@ def main() -> None:
     os.environ.clear()
     os.environ.update(start["env"])
     own_socket = start["env"]["APP_SOCKET"] if start["listen"] == "path" else None
+    if "word" in start:
+        wait_for_the_word(start["word"])
     if sys.argv[1:2] == ["--supervise"]:
         return Supervisor(start["argv"], int(sys.argv[2]), own_socket).run()
     if own_socket:
@@ -68,6 +70,12 @@ def become(user: str) -> None:
     os.initgroups(user, account.pw_gid)
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
+
+
+def wait_for_the_word(fifo: str) -> None:
+    """Where this generation stands by: until `swap` writes to `fifo`, which it has removed then."""
+    with contextlib.suppress(FileNotFoundError), open(fifo, "rb", buffering=0) as word:
+        word.read(1)
 
 
 def remove_stale(path: str) -> None:

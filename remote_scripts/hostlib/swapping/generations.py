@@ -4,6 +4,7 @@
     run/app.N.sock                generation N's socket
     run/app.N.json                its record, written before its socket or any process of it exists
     run/app.N.env, .life, .d/     how it is started and how it fares: see `launch` and `direct`
+    run/app.N.word                while it waits for its turn: see `standby`
     run/generation                the highest number given out so far
 
 What only reads (`serving`, `records`) changes nothing and takes no lock.
@@ -111,6 +112,11 @@ class Manager(Protocol):
 
 def record_path(config: Config, generation: int) -> Path:
     return config.run / f"app.{generation}.json"
+
+
+def word_path(config: Config, generation: int) -> Path:
+    """There while it stands by: see `standby`."""
+    return config.run / f"app.{generation}.word"
 
 
 def socket_name(generation: int) -> str:

@@ -3,6 +3,7 @@
     app.N.json   its record
     app.N.env    DEPLOYTOOLS_START='{...}', for `generation_runner`; root's alone: app.env may hold secrets
     app.N.d/     for an application that binds its socket itself, because run/ is root's
+    app.N.word   of one that stands by: a FIFO by which its runner is told to go on (see `standby`)
 
 So a generation is started again after a crash or a reboot just as it was at first.
 """
@@ -49,7 +50,7 @@ def new_record(config: Config, generation: int, release: str, manager: str, app:
     return record.saved(config)
 
 
-def prepare(config: Config, record: Record, app: App) -> None:
+def prepare(config: Config, record: Record, app: App, *, standing_by: bool = False) -> None:
     """Everything that must be there before `record` is started. Raises Failure or OSError."""
     owner = account(config)
     start = {
@@ -59,6 +60,12 @@ def prepare(config: Config, record: Record, app: App) -> None:
         "listen": app.listen,
         "user": config.user,
     }
+    if standing_by:
+        word = generations.word_path(config, record.generation)
+        os.mkfifo(word, 0o600)
+        if os.geteuid() == 0:
+            os.chown(word, owner.pw_uid, owner.pw_gid)
+        start["word"] = str(word)
     # JSON is ASCII here, and without an apostrophe it is literal text between two of them.
     told = json.dumps(start).replace("'", "\\u0027")
     if len(told) > LONGEST:
@@ -89,7 +96,7 @@ def environment(config: Config, record: Record) -> dict[str, str]:
 
 def forget(config: Config, generation: int) -> None:
     """Remove all that `prepare` and a manager left of a generation that has ended."""
-    for kind in ("sock", "life", "env"):
+    for kind in ("sock", "life", "env", "word"):
         (config.run / f"app.{generation}.{kind}").unlink(missing_ok=True)
     shutil.rmtree(config.run / f"app.{generation}.d", ignore_errors=True)
     # Last, because it is what leads to the rest.

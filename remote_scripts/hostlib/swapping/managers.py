@@ -20,18 +20,22 @@ class Managers:
             systemd.NAME: systemd.Systemd(config),
         }
 
-    def start(self, release: str, app: App) -> Record:
-        """A new generation. Raises Failure or OSError, and leaves nothing, where it can't be started."""
+    def start(self, release: str, app: App, *, standing_by: bool = False) -> Record:
+        """A new generation; one that is `standing_by` has all but its application, which waits for the word.
+
+        Raises Failure or OSError, and leaves nothing, where it can't be started.
+        """
         name = self._choose(app.manager)
         number = generations.next_number(self._config)
-        return self.start_again(launch.new_record(self._config, number, release, name, app), app)
+        record = launch.new_record(self._config, number, release, name, app)
+        return self.start_again(record, app, standing_by=standing_by)
 
-    def start_again(self, record: Record, app: App) -> Record:
+    def start_again(self, record: Record, app: App, *, standing_by: bool = False) -> Record:
         """One that ran before the host was booted; it keeps its number and its manager."""
         manager = self._choose(record.manager)
         try:
             record = record.saved(self._config, manager=manager)
-            launch.prepare(self._config, record, app)
+            launch.prepare(self._config, record, app, standing_by=standing_by)
             return self._of(record).start(record)
         except BaseException:
             with contextlib.suppress(Failure, OSError):

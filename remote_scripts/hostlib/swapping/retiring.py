@@ -32,11 +32,11 @@ class Retiring:
     managers: Managers
     account: Account
 
-    def reap(self) -> None:
-        """Stop what earlier swaps left behind, if no request is in it."""
+    def reap(self, spare: int | None = None) -> None:
+        """Stop what earlier swaps left behind, if no request is in it; but not generation `spare`."""
         number, serving = generations.serving_number(self.config), generations.serving(self.config)
         for record in generations.records(self.config):
-            if record.generation == number:
+            if record.generation in (number, spare):
                 continue
             if record.state == WARM and self.managers.alive(record) and time.time() < (record.until or 0):
                 continue
