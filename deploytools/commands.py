@@ -121,9 +121,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
     """Given a step of a plan, return what carries it out on a host: on `host`, where that matters."""
     match step.name:
         case "compare":
-            planned = next(target for target in plan.targets if target.host == (host or plan.targets[0].host))
-            found = {"release": planned.release, "down": planned.down, "run_id": planned.window}
-            return [Command(program(settings, "status", f"--planned={json.dumps(found)}"))]
+            return [Command(program(settings, "status", *_as_planned(plan, host)))]
         case "lock":
             return [_can_wait(_acquire(plan, settings))]
         case "preflight":
@@ -384,6 +382,12 @@ def _acquire(plan: Plan, settings: Settings) -> tuple[str, ...]:
     )
     more = ["--or-go-on"] if plan.repeatable else []
     return program(settings, "lock", "acquire", *options, "--journal", *more)
+
+
+def _as_planned(plan: Plan, host: str | None) -> list[str]:
+    planned = next(target for target in plan.targets if target.host == (host or plan.targets[0].host))
+    found = {"release": planned.release, "down": planned.down, "run_id": planned.window}
+    return _options(planned=json.dumps(found), holder=plan.run_id)
 
 
 def _stage(plan: Plan, settings: Settings) -> list[Command | Ship]:

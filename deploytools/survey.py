@@ -147,11 +147,25 @@ def ask_one(fleet: Fleet, settings: Settings, name: str, *arguments: str) -> dic
 
 
 def open_lock(fleet: Fleet, settings: Settings) -> dict[str, Any]:
-    """Return who holds the lock, and for which run. Raises UsageError where nobody does."""
+    """Return who holds the lock, and for which run. Raises UsageError where nobody does.
+
+    It names the host that has one, where fabric.yaml says that it would be on another.
+    """
     lock: dict[str, Any] | None = ask_one(fleet, settings, "lock", "show").get("lock")
-    if not lock:
+    if lock:
+        return lock
+    others, _ = each(fleet, settings, "lock", "show")
+    elsewhere = {host: told["lock"] for host, told in others.items() if told.get("lock")}
+    if not elsewhere:
         raise UsageError("no run is open", state="nothing was changed", next="fab status")
-    return lock
+    host, lock = next(iter(elsewhere.items()))
+    raise UsageError(
+        f"no run is open on {settings.lock_host}, where the lock is by this fabric.yaml; run {lock['run_id']}"
+        f" by {lock['by']} on {lock['laptop']} has it on {host}",
+        where="deploy.migrate.host, or the first of deploy.hosts",
+        state="nothing was changed",
+        next=f"the same in a checkout whose fabric.yaml has {host} there",
+    )
 
 
 def wait_for_lock(

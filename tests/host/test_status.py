@@ -239,6 +239,22 @@ def test_a_host_that_is_not_as_a_plan_has_it_says_how_it_differs(
         assert ran.error["state"] == "nothing was changed"
 
 
+def test_a_host_with_the_lock_of_a_run_that_has_it_nowhere_else_is_no_part_of_another_run(
+    web_host: WebHost,
+) -> None:
+    """So it is where the fabric.yaml of two checkouts differ in the host that the lock is on."""
+    taken = ("--run-id", "run1", "--by", "ann", "--laptop", "desk", "--operation", "deploy")
+    assert web_host.run("lock", "acquire", *taken).code == 0
+    planned = f"--planned={json.dumps({'release': None, 'down': False, 'run_id': None})}"
+
+    refused = web_host.run("status", planned, "--holder=run2")
+
+    assert (refused.code, refused.error["state"]) == (5, "nothing was changed")
+    assert "run run1 by ann on desk has the lock on this host" in refused.error["what"]
+    assert "lock break --run-id run1" in refused.error["next"]
+    assert web_host.run("status", planned, "--holder=run1").code == 0
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
 def test_a_plan_that_cannot_be_read_is_a_usage_error(text: str) -> None:
     with bare_host() as host:

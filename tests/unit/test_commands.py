@@ -75,6 +75,7 @@ def test_each_host_is_compared_with_what_it_was_when_the_plan_was_made() -> None
         assert isinstance(command, Command)
         assert command.argv[0] == f"{TOOLS}/status"
         found.append(json.loads(command.argv[1].removeprefix("--planned=")))
+        assert command.argv[2] == "--holder=run-1", "who may have the lock there"
 
     assert found == [
         {"release": "r1", "down": False, "run_id": None},

@@ -200,6 +200,18 @@ def test_a_lock_is_waited_for_no_longer_than_was_said() -> None:
     assert clock.now == 1090
 
 
+def test_a_run_whose_lock_is_on_another_host_than_by_this_fabric_yaml_is_found_there() -> None:
+    free = Hosts({name: {"lock": None} for name in ("web1", "web2", "web3")})
+    with pytest.raises(UsageError) as caught:
+        survey.open_lock(free.fleet, SETTINGS)
+    assert (caught.value.what, caught.value.next) == ("no run is open", "fab status")
+
+    held = Hosts({"web1": {"lock": None}, "web2": Unreachable("no way"), "web3": {"lock": LOCK}})
+    with pytest.raises(UsageError, match="run run-0 by ann on desk has it on web3") as caught:
+        survey.open_lock(held.fleet, SETTINGS)
+    assert caught.value.next == "the same in a checkout whose fabric.yaml has web3 there"
+
+
 def test_without_a_word_nobody_waits_or_asks() -> None:
     survey.wait_for_lock(locked(), SETTINGS, 0, lambda _: None)
 
