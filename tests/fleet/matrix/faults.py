@@ -19,6 +19,8 @@ from tests.fleet.matrix.site import MIGRATIONS, Ran, Running, Site
 
 CUT = 3.0  # seconds for which a link is cut
 OUT_OF_REACH = ("refused", "lost", "hang")
+LOCK_ELSEWHERE = {"FABRIC_DEPLOY_MIGRATE_HOST": "web2"}
+UNDOING = ":undo-"  # in the name of a point
 
 
 @dataclass
@@ -100,9 +102,14 @@ def _stopped(trial: Broken, act: str) -> None:
         if act == "interrupt":
             trial.let_go()  # the first Ctrl-C waits for the step in hand
     else:
-        running = trial.site.deploy(application.GOOD, point=trial.point, act=act)
+        running = trial.site.deploy(_what(trial.point), point=trial.point, act=act)
     trial.until_the_end(running)
     assert trial.point in application.PLACES or running.reached.exists(), f"not reached: {trial.typed}"
+
+
+def _what(point: str) -> str:
+    """The commit whose window comes to that point: one whose migration fails, where it is undone."""
+    return "v2-fails-inside" if UNDOING in point else application.GOOD
 
 
 def interrupt_twice(trial: Broken) -> None:
@@ -114,9 +121,13 @@ def interrupt_twice(trial: Broken) -> None:
     trial.until_the_end(running)
 
 
-def kill_in_the_undoing(trial: Broken) -> None:
-    """SIGKILL at the point, in a window whose migration fails and is undone."""
-    running = trial.site.deploy("v2-fails-inside", point=trial.point, act="kill")
+def kill_again(trial: Broken) -> None:
+    """SIGKILL to the operator, and at the point to whoever goes on elsewhere, or backs out."""
+    undoing = UNDOING in trial.point
+    before = "wrote:backup" if undoing else "intend:maintenance-on"
+    trial.until_the_end(trial.site.deploy(application.GOOD, point=before, act="kill"))
+    way = ABORT if undoing else RESUME
+    running = trial.site.start("deploy", f"--{way}", point=trial.point, act="kill", by=trial.site.second)
     trial.until_the_end(running)
     assert running.reached.exists(), f"not reached: {trial.typed}"
 
@@ -131,7 +142,7 @@ def _meanwhile(trial: Broken, act: Callable[[Running], None]) -> None:
         act(running)
         trial.let_go()
     else:
-        running = trial.site.deploy(application.GOOD, point=trial.point, act="wait")
+        running = trial.site.deploy(_what(trial.point), point=trial.point, act="wait")
         running.wait_until_here()
         act(running)
         running.go_on()
@@ -308,6 +319,13 @@ def two_operators(trial: Broken) -> None:
     for way in (RESUME, ABORT):
         other = trial.site.fab("deploy", f"--{way}", by=trial.site.second)
         assert other.code == 5, other
+        assert lock["run_id"] in other.err, other
+    # One whose fabric.yaml has the lock on another host finds it, too.
+    for code, other in (
+        (5, trial.site.deploy(application.GOOD, by=trial.site.second, **LOCK_ELSEWHERE).end()),
+        (2, trial.site.fab("deploy", "--resume", by=trial.site.second, **LOCK_ELSEWHERE)),
+    ):
+        assert other.code == code, other
         assert lock["run_id"] in other.err, other
     running.go_on()
     trial.until_the_end(running)

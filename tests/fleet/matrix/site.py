@@ -155,25 +155,28 @@ class Site:
 
     # -- in a trial -------------------------------------------------------------------------------
 
-    def deploy(self, ref: str, *, point: str = "", act: str = "kill", by: Operator | None = None) -> Running:
+    def deploy(
+        self, ref: str, *, point: str = "", act: str = "kill", by: Operator | None = None, **variables: str
+    ) -> Running:
         """Begin a window that brings that commit."""
         words = ("deploy", "--ref", ref, "--with-downtime", "--reason", "a trial", "--yes")
-        return self.start(*words, point=point, act=act, by=by)
+        return self.start(*words, point=point, act=act, by=by, **variables)
 
-    def start(self, *words: str, point: str = "", act: str = "kill", by: Operator | None = None) -> Running:
+    def start(
+        self, *words: str, point: str = "", act: str = "kill", by: Operator | None = None, **variables: str
+    ) -> Running:
         """Begin `fab WORDS`, in the first checkout where nobody else is named."""
         self._number += 1
         gate = self._runs / str(self._number)
-        variables = {}
         if point:
             act = f"{act}:{gate}" if act in ("wait", "freeze") else act
-            variables = {"MATRIX_POINT": point, "MATRIX_ACT": act, "MATRIX_REACHED": f"{gate}.reached"}
+            variables.update(MATRIX_POINT=point, MATRIX_ACT=act, MATRIX_REACHED=f"{gate}.reached")
         process = (by or self.first).start(*words, **variables)
         return Running(process, f"fab {' '.join(words)}", gate)
 
-    def fab(self, *words: str, by: Operator | None = None) -> Ran:
+    def fab(self, *words: str, by: Operator | None = None, **variables: str) -> Ran:
         """`fab WORDS` to its end."""
-        return self.start(*words, by=by).end()
+        return self.start(*words, by=by, **variables).end()
 
     def wait_until_at(self, place: str, running: Running) -> None:
         """Until the migration waits there."""

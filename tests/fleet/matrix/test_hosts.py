@@ -45,6 +45,7 @@ def test_the_public_notices_a_mixture_and_a_host_that_refuses_it(site: Site) -> 
         pytest.param("reboot send:verify web2 resume", NEW, marks=pytest.mark.exhaustive),
         ("power send:maintenance-off web1 resume", NEW),
         pytest.param("reboot send:unlock web1 resume", NEW, marks=pytest.mark.exhaustive),
+        pytest.param("reboot send:undo-maintenance-on web2 resume", OLD, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_host_that_boots_in_the_window_is_brought_to_the_same_end(site: Site, trial: str, end: str) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fleet(2, packages=PACKAGES)
         ("migration-fails after web1 resume", NEW),
         ("locked-before before web1 resume", OLD),
         ("locked-meanwhile before web1 resume", OLD),
-        ("kill-in-the-undoing first:undo-maintenance-on web1 resume", OLD),
+        ("kill first:undo-maintenance-on web1 resume", OLD),
         ("runner-killed inside web1 resume", OLD),
         ("database-killed inside web1 resume", OLD),
         ("outlives-the-link inside web1 resume", NEW),

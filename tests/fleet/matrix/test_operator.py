@@ -33,6 +33,9 @@ pytestmark = pytest.mark.fleet(2, packages=PACKAGES)
         ("kill wrote:maintenance-off web1 abort", NEW),
         ("kill intend:resume-workers web1 resume", NEW),
         ("kill record:unlock web1 resume", NEW),
+        ("kill-again first:swap web1 resume", NEW),
+        pytest.param("kill-again send:migrate web1 abort", OLD, marks=pytest.mark.exhaustive),
+        pytest.param("kill-again first:undo-maintenance-on web1 abort", OLD, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_killed_operator_leaves_a_run_that_somebody_else_ends(site: Site, trial: str, end: str) -> None:

@@ -30,6 +30,10 @@ POINTS = tuple(f"{moment}:{step}" for step in STEPS for moment in MOMENTS)
 # For two operators: before the lock is taken another may take it, and after it is given back nobody goes on.
 LOCKED = tuple(point for point in POINTS if point.split(":")[1] not in ("lock", "unlock"))
 INSIDE = PLACES[:2]
+UNDONE = tuple(f"{moment}:undo-{step}" for step in UNDOINGS for moment in MOMENTS)
+EVERYWHERE = (*POINTS, *UNDONE)
+# Where somebody comes to who goes on with a window that was killed before it began, or backs out of one.
+RESUMED = tuple(point for point in POINTS if STEPS.index(point.split(":")[1]) > STEPS.index("maintenance-on"))
 
 
 @dataclass(frozen=True)
@@ -42,19 +46,16 @@ class Fault:
 
 
 FAULTS = {
-    "kill": Fault(faults.kill, (*POINTS, *PLACES)),
-    "interrupt": Fault(faults.interrupt, (*POINTS, *PLACES)),
+    "kill": Fault(faults.kill, (*EVERYWHERE, *PLACES)),
+    "kill-again": Fault(faults.kill_again, (*RESUMED, *UNDONE)),
+    "interrupt": Fault(faults.interrupt, (*EVERYWHERE, *PLACES)),
     "interrupt-twice": Fault(faults.interrupt_twice, PLACES),
-    "kill-in-the-undoing": Fault(
-        faults.kill_in_the_undoing,
-        tuple(f"{moment}:undo-{step}" for step in UNDOINGS for moment in MOMENTS),
-    ),
-    "reboot": Fault(faults.reboot, (*POINTS, *PLACES), HOSTS),
-    "power": Fault(faults.power, (*POINTS, *PLACES), HOSTS),
-    "link": Fault(faults.link, (*POINTS, *PLACES), HOSTS),
-    "sshd": Fault(faults.sshd, (*POINTS, *PLACES), HOSTS),
-    "lighttpd": Fault(faults.lighttpd, (*POINTS, *PLACES), HOSTS),
-    "disk": Fault(faults.disk, POINTS, HOSTS),
+    "reboot": Fault(faults.reboot, (*EVERYWHERE, *PLACES), HOSTS),
+    "power": Fault(faults.power, (*EVERYWHERE, *PLACES), HOSTS),
+    "link": Fault(faults.link, (*EVERYWHERE, *PLACES), HOSTS),
+    "sshd": Fault(faults.sshd, (*EVERYWHERE, *PLACES), HOSTS),
+    "lighttpd": Fault(faults.lighttpd, (*EVERYWHERE, *PLACES), HOSTS),
+    "disk": Fault(faults.disk, EVERYWHERE, HOSTS),
     "migration-fails": Fault(faults.migration_fails, PLACES),
     "locked-before": Fault(faults.locked_before, ("before",)),
     "locked-meanwhile": Fault(faults.locked_meanwhile, ("before",)),
