@@ -10,12 +10,13 @@ from pathlib import Path
 from tests.support.site import FABRIC_YAML, Site
 
 ALEMBIC = Path(sys.executable).with_name("alembic")
+STATE = f"/usr/bin/python3 -IS {Path(__file__).parents[1]}/support/alembic_state.py"
 # Alembic by its command line, which ends with 255 where something is pending.
 MIGRATE = {
     "adapter": "command",
     "engine": "sqlite",
-    "pending": {"cmd": f"{ALEMBIC} current --check-heads", "none": 0, "some": 255},
-    "current": f"{ALEMBIC} current",
+    "pending": {"cmd": f"{STATE} --check-heads", "none": 0, "some": 255},
+    "current": STATE,
     "apply": f"{ALEMBIC} upgrade head",
     "rollback": f"{ALEMBIC} downgrade -1",
 }

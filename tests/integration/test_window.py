@@ -128,7 +128,7 @@ def test_a_plan_touches_nothing(story: Story) -> None:
 
 
 def test_swaps_under_load_lose_nothing(story: Story) -> None:
-    with story.site.visitors("--clients", "8") as leave:
+    with story.site.visitors("--rate", "400", "--clients", "8") as leave:
         for _ in range(3):
             story.site.on("hotswap")
         seen = leave()
