@@ -312,7 +312,14 @@ class TestWhatOutlastsWhat:
         fab(site, "maint-up")
         wait_until(lambda: everywhere(site, serves), what="the application is back", timeout=60)
 
-    @pytest.mark.parametrize(("command", "nth"), [("down", 1), ("down", 2), ("up", 1)])
+    @pytest.mark.parametrize(
+        ("command", "nth"),
+        [
+            pytest.param("down", 1, marks=pytest.mark.exhaustive),
+            ("down", 2),
+            pytest.param("up", 1, marks=pytest.mark.exhaustive),
+        ],
+    )
     def test_power_that_fails_between_a_temporary_file_and_its_rename(
         self, site: Fleet, command: str, nth: int
     ) -> None:
@@ -333,7 +340,7 @@ class TestWhatOutlastsWhat:
 class TestWithoutRoom:
     """The site is on fire, take it down: a full disk is no reason not to."""
 
-    @pytest.mark.parametrize("host", ["web1", "web2"])
+    @pytest.mark.parametrize("host", ["web1", pytest.param("web2", marks=pytest.mark.exhaustive)])
     def test_a_host_whose_disk_is_full_goes_down_and_up_with_the_others(self, site: Fleet, host: str) -> None:
         full = site[host]  # web1 is the lock host as well
         full.fill_disk(free=0)

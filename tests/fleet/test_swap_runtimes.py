@@ -16,7 +16,14 @@ pytestmark = pytest.mark.fleet(2, suites=("bookworm", "trixie"), packages=PACKAG
 WAYS = list(itertools.product(("systemd", "direct"), ("fd0", "path")))
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+# Each of them is swapped by tests/host/test_swap_runtimes.py, too.
+EVERYDAY = ("php-cgi", "uwsgi")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.exhaustive) for name in RUNTIMES],
+)
 def test_swaps_under_load_lose_no_request_under_either_manager(fleet: Fleet, name: str) -> None:
     runtime = RUNTIMES[name]
     set_up(fleet, runtime)

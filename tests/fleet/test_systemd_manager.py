@@ -42,7 +42,22 @@ def deployed(fleet: Fleet) -> None:
     fleet.operator.fab("deploy", "--with-downtime", "--yes")
 
 
-@pytest.fixture(params=["web1", "web2"])
+# What the two versions of systemd may differ in is tried on both; for all else Debian 12 is enough, but in
+# `make test-all`.
+BOTH = pytest.mark.parametrize("host", ["web1", "web2"], indirect=True)
+BOTH_MANAGERS = pytest.mark.parametrize(
+    ("host", "manager"),
+    [
+        ("web1", "systemd"),
+        pytest.param("web1", "direct", marks=pytest.mark.exhaustive),
+        pytest.param("web2", "systemd", marks=pytest.mark.exhaustive),
+        ("web2", "direct"),
+    ],
+    indirect=["host"],
+)
+
+
+@pytest.fixture(params=["web1", pytest.param("web2", marks=pytest.mark.exhaustive)])
 def host(fleet: Fleet, request: pytest.FixtureRequest) -> Host:
     """One after the other, a host of each suite."""
     return fleet[request.param]
@@ -138,6 +153,7 @@ def visitors(host: Host, **options: Any) -> load.Visitors:
 # -- the way it is run -----------------------------------------------------------------------------------
 
 
+@BOTH
 def test_where_systemd_runs_it_is_the_manager_and_the_application_runs_as_its_release_says(
     host: Host,
 ) -> None:
@@ -165,6 +181,7 @@ def test_where_systemd_runs_it_is_the_manager_and_the_application_runs_as_its_re
     assert_only(host, now["generation"])
 
 
+@BOTH
 def test_swaps_under_load_lose_no_request(host: Host) -> None:
     first = swap(host)["generation"]
     with visitors(host) as guests:
@@ -177,6 +194,7 @@ def test_swaps_under_load_lose_no_request(host: Host) -> None:
     assert_only(host, first + 6)
 
 
+@BOTH
 def test_an_application_that_binds_its_socket_itself_has_no_socket_unit(host: Host) -> None:
     name = release(host, "binds", listen="path")
     with visitors(host, count=3) as guests:
@@ -261,6 +279,7 @@ def test_how_one_ended_is_known_although_systemd_has_started_it_again(
 # -- crashes ---------------------------------------------------------------------------------------------
 
 
+@BOTH
 def test_a_crashed_application_is_started_again_and_what_waited_is_answered(
     host: Host, in_background: Callable[..., Future[Any]]
 ) -> None:
@@ -310,7 +329,7 @@ def first_answers(host: Host, count: int = 3) -> list[int]:
     return answers
 
 
-@pytest.mark.parametrize("manager", ["systemd", "direct"])
+@BOTH_MANAGERS
 def test_after_a_reboot_the_same_generation_serves_and_nobody_is_refused(host: Host, manager: str) -> None:
     if not host.exists(f"/srv/guestbook/releases/slow-{manager}"):
         release(host, f"slow-{manager}", manager=manager, env={"START_DELAY": "2"})
@@ -332,6 +351,7 @@ def test_after_a_reboot_the_same_generation_serves_and_nobody_is_refused(host: H
     assert_only(host, number + 1)
 
 
+@BOTH
 def test_after_a_power_cut_in_the_middle_of_a_swap_what_served_serves(host: Host) -> None:
     number = swap(host)["generation"]
     slow = release(host, f"never-{time.monotonic_ns()}", env={"START_DELAY": "600"}, start_timeout=600)
@@ -382,7 +402,7 @@ def test_back_is_one_rename_and_a_warm_generation_is_stopped_when_its_time_is_ov
     wait_until(lambda: units(host) == of_generation(told["generation"]), lambda: "its end", 30)
 
 
-@pytest.mark.parametrize("manager", ["systemd", "direct"])
+@BOTH_MANAGERS
 def test_the_application_outlives_the_login_that_swapped(fleet: Fleet, host: Host, manager: str) -> None:
     host.write("/etc/systemd/logind.conf.d/kill.conf", "[Login]\nKillUserProcesses=yes\n")
     host.run(["systemctl", "restart", "systemd-logind"])

@@ -108,9 +108,10 @@ def locking(database: Database, user: str = "app") -> Iterator[psycopg.Connectio
         connection.rollback()
 
 
-ADAPTERS = pytest.mark.parametrize(
-    "adapter", ["alembic", pytest.param("django", marks=pytest.mark.exhaustive), "command"]
-)
+ON_DJANGO, BY_COMMAND = (pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("django", "command"))
+ADAPTERS = pytest.mark.parametrize("adapter", ["alembic", ON_DJANGO, "command"])
+# Where it is adapter_engines, which all adapters have in common, that does it.
+ONE_ADAPTER = pytest.mark.parametrize("adapter", ["alembic", ON_DJANGO, BY_COMMAND])
 
 
 class TestPostgresql:
@@ -130,7 +131,7 @@ class TestPostgresql:
         assert run(host, "a").code == 0
         assert on_postgresql.query("select * from told") == [("deploytools-run1", "1s", "1s")]
 
-    @ADAPTERS
+    @ONE_ADAPTER
     def test_who_holds_locks_on_what_is_listed(
         self, host: WebHost, on_postgresql: Database, adapter: str
     ) -> None:
@@ -162,7 +163,7 @@ class TestPostgresql:
         assert "report of app" in ran.error["what"]
         assert check(host).json["state"] == "pending"
 
-    @ADAPTERS
+    @ONE_ADAPTER
     def test_while_the_site_is_up_others_locks_count_only_where_they_are_in_the_way(
         self, host: WebHost, on_postgresql: Database, adapter: str
     ) -> None:
@@ -171,7 +172,7 @@ class TestPostgresql:
             assert host.run(*asking(target), "--online").code == 0
         assert on_postgresql.query("select * from told") == [("deploytools-run1", "1s", "1s")]
 
-    @ADAPTERS
+    @ONE_ADAPTER
     def test_while_the_site_is_up_a_lock_in_the_way_is_waited_for_no_longer_than_lock_timeout(
         self, host: WebHost, on_postgresql: Database, adapter: str
     ) -> None:
@@ -181,7 +182,7 @@ class TestPostgresql:
         assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", True)
         assert check(host).json["state"] == "pending"
 
-    @ADAPTERS
+    @ONE_ADAPTER
     def test_it_begins_as_soon_as_they_let_go(
         self, host: WebHost, on_postgresql: Database, adapter: str
     ) -> None:
