@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from deploytools.commands import Answer
-from deploytools.plan import STEPS, Plan
+from deploytools.plan import Plan, step_names
 from deploytools.saga import Mark, Progress, State, Verdict
 from deploytools.settings import Hooks
 
@@ -117,7 +117,7 @@ def check(records: Sequence[Record]) -> None:
 
     try:
         plan, fields = plan_of(records), {field.name for field in dataclasses.fields(Plan)}
-        more = {*records[0]["plan"]} - fields | {step.name for step in plan.steps} - STEPS
+        more = {*records[0]["plan"]} - fields | {step.name for step in plan.steps} - step_names()
         if more:
             raise ValueError(f"unknown: {', '.join(sorted(more))}")
         fold(records)

@@ -195,7 +195,6 @@ MAINTENANCE_OFF = Step("maintenance-off", "maintenance off, proved", Scope.ONE_F
 RESUME_WORKERS = Step("resume-workers", "resume workers", Scope.EACH, Kind.RETRIABLE)
 PRUNE = Step("prune", "prune old releases", Scope.ALL, Kind.RETRIABLE, required=False)
 UNLOCK = Step("unlock", "release the lock", Scope.ONCE, Kind.RETRIABLE, required=False)
-STEPS = frozenset(step.name for step in tuple(globals().values()) if isinstance(step, Step))
 
 
 def downtime_plan(base: Plan, settings: Settings, *, ship: bool = True, exclude: Sequence[str] = ()) -> Plan:
@@ -430,6 +429,11 @@ def _not_everywhere(
         if has
         else ["fab deploy --ref COMMIT ships it anew"],
     )
+
+
+def step_names() -> set[str]:
+    """What this version's plans may consist of."""
+    return {step.name for step in globals().values() if isinstance(step, Step)}
 
 
 def batch_size(text: str, hosts: int) -> int:
