@@ -27,7 +27,7 @@ pytestmark = pytest.mark.fleet(2, packages=PACKAGES)
         ("kill send:migrate web1 abort", OLD),
         ("kill inside web1 resume", NEW),
         ("kill record:migrate web1 abort", NEW),
-        ("kill first:swap web1 resume", NEW),
+        pytest.param("kill first:swap web1 resume", NEW, marks=pytest.mark.exhaustive),
         pytest.param("kill send:verify web1 resume", NEW, marks=pytest.mark.exhaustive),
         ("kill first:maintenance-off web1 resume", NEW),
         ("kill wrote:maintenance-off web1 abort", NEW),
