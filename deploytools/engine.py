@@ -10,6 +10,7 @@ import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from deploytools import commands, journal
 from deploytools.commands import Answer, Command, Ship
@@ -18,8 +19,6 @@ from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal, Record
 from deploytools.moments import has_passed
 from deploytools.plan import Plan, Step
-from deploytools.releasing import transfer
-from deploytools.releasing.packing import Parcel
 from deploytools.remote import Remote
 from deploytools.reporter import Reporter
 from deploytools.saga import (
@@ -36,6 +35,9 @@ from deploytools.saga import (
 )
 from deploytools.settings import Settings
 from deploytools.ssh.channel import Talk
+
+if TYPE_CHECKING:  # most operations ship nothing, and its modules are a twentieth of what `fab` imports
+    from deploytools.releasing.packing import Parcel
 
 # How long an operation keeps asking a host that it lost in the middle of a step, in seconds.
 RECONNECT = 60.0
@@ -267,6 +269,7 @@ class Engine:
 
     def _shipping(self, step: Step, remote: Remote) -> Callable[[Talk], None]:
         """The laptop's half of the conversation in which a release goes to a host."""
+        from deploytools.releasing import transfer
 
         def told(sent: int, size: int) -> None:
             self.reporter.progress(step, remote.name, sent, size)

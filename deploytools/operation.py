@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploytools import commands, journal, notification, probe, saga, survey
 from deploytools.conclusion import LastLook, conclude, is_looked_at, seen, standing
@@ -36,13 +36,15 @@ from deploytools.fleet import Fleet, Ok
 from deploytools.heartbeat import Heartbeat
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
-from deploytools.releasing.packing import Parcel
-from deploytools.releasing.source import Shipped
 from deploytools.remote import Remote, connector
 from deploytools.reporter import Reporter
 from deploytools.saga import Progress, Verdict
 from deploytools.settings import Host, Settings
 from deploytools.survey import Status
+
+if TYPE_CHECKING:  # as in engine
+    from deploytools.releasing.packing import Parcel
+    from deploytools.releasing.source import Shipped
 
 # Among how many past runs windows are looked for, to tell how long this one may take.
 LATELY = 50
@@ -184,6 +186,8 @@ def expectation(fleet: Fleet, settings: Settings) -> journal.Estimate | None:
 
 def shipped_elsewhere(fleet: Fleet, settings: Settings, plan: Plan) -> Shipped | None:
     """What was sent to the hosts that `plan` leaves out; None where it leaves out none, or nobody knows."""
+    from deploytools.releasing import source
+
     if set(map(str, settings.all_hosts)) <= set(plan.hosts):
         return None
     try:
@@ -193,7 +197,7 @@ def shipped_elsewhere(fleet: Fleet, settings: Settings, plan: Plan) -> Shipped |
             return None
         listed = survey.ask_one(fleet, settings, "release", "list")["releases"]
         ref = next(item["ref"] for item in listed if item["id"] == found.release)
-        return Shipped(str(found.release), str(found.digest), found.by, ref)
+        return source.Shipped(str(found.release), str(found.digest), found.by, ref)
     except (DeployError, ValueError, KeyError, TypeError, StopIteration):  # it gets a name of its own then
         return None
 
