@@ -136,7 +136,11 @@ def history_text(runs: Sequence[Mapping[str, Any]], width: int | None = None) ->
 
 
 def release_state(item: Mapping[str, Any]) -> str:
-    """What a person needs to know of a release on a host: that it serves, served before, or failed."""
+    """What a person needs to know of a release on a host: that it serves, served before, or can't be used."""
     told = ["current"] if item["current"] else ["previous"] if item.get("previous") else []
-    told += {"failed": ["failed"], "staged": ["never deployed whole"]}.get(str(item.get("state")), [])
+    told += {
+        "failed": ["failed"],
+        "staged": ["never deployed whole"],
+        "damaged": ["damaged: its .deploytools.json can't be read"],
+    }.get(str(item.get("state")), [])
     return ", ".join(told)

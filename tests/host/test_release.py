@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hostlib.program import Config
+from hostlib.releasing import releases
 
 from deploytools.releasing.packing import Content, Parcel
 from tests.support.barehost import bare_host, make_current, put_generation, put_release
@@ -484,6 +487,25 @@ class TestDiscard:
         ran = host.run("release", "discard", "r1")
         assert (ran.code, ran.json["changed"], on_disk(host)) == (0, True, set())
 
+    def test_what_is_on_its_way_goes_at_once_so_that_no_part_of_it_becomes_a_release(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever takes it in may be at work there, with all of its content arrived."""
+        config = Config("1", "app", tmp_path, "nobody", False, tmp_path, "http://h/", None, (), "/s")
+        tree = config.releases / ".incoming" / "r1"
+        (tree / "a").mkdir(parents=True)
+        config.run.mkdir()
+        there: list[bool] = []
+        real = shutil.rmtree
+
+        def removed(path: Path, *arguments: Any, **options: Any) -> None:
+            there.append(tree.exists())
+            real(path, *arguments, **options)
+
+        monkeypatch.setattr(releases.shutil, "rmtree", removed)
+        releases.discard(config, "r1")
+        assert (there[-1], list((config.releases / ".incoming").iterdir())) == (False, [])
+
     def test_of_an_absent_release_is_harmless(self, host: WebHost) -> None:
         ran = host.run("release", "discard", "r1")
         assert (ran.code, ran.json["changed"]) == (0, False)
@@ -568,6 +590,17 @@ class TestList:
         listed = host.run("release", "list").json["releases"]
         assert [row["id"] for row in listed] == ["second", "first"]
 
+    def test_one_whose_manifest_is_damaged_or_gone_is_told_as_that_and_hides_no_other(
+        self, host: WebHost
+    ) -> None:
+        for release in ("cut", "gone", "whole"):
+            stage(host, release)
+        (host.root / "releases/cut/.deploytools.json").write_text('{"id": ')
+        (host.root / "releases/gone/.deploytools.json").unlink()
+        listed = host.run("release", "list").json["releases"]
+        states = {row["id"]: row["state"] for row in listed}
+        assert states == {"whole": "staged", "gone": "damaged", "cut": "damaged"}
+
     def test_of_a_fresh_host_is_empty(self, host: WebHost) -> None:
         listed = host.run("release", "list").json
         assert (listed["releases"], listed["current"], listed["previous"]) == ([], None, None)
@@ -626,8 +659,10 @@ class TestPrune:
         self, host: WebHost
     ) -> None:
         releases = host.root / "releases"
-        for name in (".incoming/r1", ".discarded-r2"):
+        for name in (".incoming/r1", ".discarded-r2", ".incoming-of-before"):
             (releases / name / "deep").mkdir(parents=True)
+        for name in (".incoming/stray", ".upload-of-before.tar.gz"):
+            (releases / name).touch()
         content = releases / ".incoming" / "content"
         content.mkdir()
         for name in ("old", "new", "from-a-clock-that-was-wrong"):
@@ -637,7 +672,7 @@ class TestPrune:
         assert host.run("release", "prune", "--keep", "1").code == 0
         assert [path.name for path in (releases / ".incoming").iterdir()] == ["content"]
         assert [path.name for path in content.iterdir()] == ["new"]
-        assert not (releases / ".discarded-r2").exists()
+        assert on_disk(host) == set()
 
     def test_leaves_alone_what_another_program_takes_in_right_now(self, host: WebHost) -> None:
         def meanwhile(sent: int, size: int) -> None:

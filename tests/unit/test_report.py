@@ -324,6 +324,7 @@ def test_a_disk_without_room_for_events_changes_nothing_about_the_run(tmp_path: 
         ({"current": False, "state": "failed"}, "failed"),
         ({"current": True, "state": "staged"}, "current, never deployed whole"),
         ({"current": False, "state": "deployed"}, ""),
+        ({"current": False, "state": "damaged"}, "damaged: its .deploytools.json can't be read"),
     ],
 )
 def test_a_release_is_told_by_what_became_of_it(item: dict[str, object], told: str) -> None:

@@ -27,10 +27,16 @@ MANIFEST = ".deploytools.json"
 STAGED_ONLY, DEPLOYED, FAILED_STATE = "staged", "deployed", "failed"
 # How many names of damaged files are told.
 TOLD = 10
+# What is told instead of one whose manifest can't be read: nothing can be started on it.
+DAMAGED = "damaged"
+# What is told of a release out of its manifest.
+ABOUT = ("ref", "commit", "digest", "operator", "created_at")
 # How long a command waits for another one that is at work here, in seconds.
 WAIT = 300
 STANDS_DOWN = 5.0  # seconds for a generation that stands by to be stopped
 INCOMING, CONTENT = ".incoming", "content"
+# What a killed program leaves; versions of before .incoming was one directory wrote the last two.
+LITTER = (".discarded-", ".incoming-", ".upload-")
 
 
 def manifest(config: Config, release: str) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def discard(config: Config, release: str, *, failed: bool = False) -> Result:
     """
     _wait_until_nobody_stands_by(config, release)
     with exclusive(config.releases, wait=WAIT):
-        shutil.rmtree(config.releases / INCOMING / release, ignore_errors=True)
+        _take_from_incoming(config, release)
         if not (config.releases / release).exists():
             return {"changed": False, "release": release, "message": f"there is no release {release}"}
         if failed and staged(config.releases / release).get("state") == DEPLOYED:
@@ -107,15 +113,15 @@ def listing(config: Config) -> Result:
     serving, used, before = current(config), _in_use(config), previous(config)
     releases = []
     for release in names(config):
-        about = described(config.releases / release) or {}
+        about = _readable(config.releases / release)
         releases.append(
             {
-                **{key: about.get(key) for key in ("ref", "commit", "digest", "operator", "created_at")},
+                **{key: (about or {}).get(key) for key in ABOUT},
                 "id": release,
+                "state": DAMAGED if about is None else state(config, release),
                 "current": release == serving,
                 "previous": release == before,
                 "in_use": release in used,
-                "state": state(config, release),
                 **{key: staged(config.releases / release).get(key) for key in ("staged_at", "served")},
             }
         )
@@ -143,8 +149,8 @@ def prune(config: Config, keep: int, *, deployed: str | None = None) -> Result:
         if deployed is not None and (config.releases / deployed).is_dir():
             _note(config, deployed, DEPLOYED)
         for litter in config.releases.iterdir():
-            if litter.name.startswith(".discarded-"):
-                shutil.rmtree(litter)
+            if litter.name.startswith(LITTER):
+                _delete(litter)
         _clear_incoming(config.releases / INCOMING)
         every, serving = names(config), current(config)
         good = [release for release in every if state(config, release) == DEPLOYED]
@@ -173,7 +179,7 @@ def _clear_incoming(incoming: Path) -> None:
     with contextlib.suppress(Failure), exclusive(incoming, wait=0):
         for entry in incoming.iterdir():
             if entry.name != CONTENT:
-                shutil.rmtree(entry)
+                _delete(entry)
         Store(incoming / CONTENT).clear_stale()
 
 
@@ -188,6 +194,13 @@ def described(place: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise _unusable(f"{MANIFEST} of {place.name} is no JSON object")
     return found
+
+
+def _readable(place: Path) -> dict[str, Any] | None:
+    """The same, and None where it can't be read either: that must not hide the other releases."""
+    with contextlib.suppress(Failure):
+        return described(place)
+    return None
 
 
 def _unusable(what: str) -> Failure:
@@ -283,6 +296,23 @@ def _wait_until_nobody_stands_by(config: Config, release: str) -> None:
 
 def _in_use(config: Config) -> set[str]:
     return {record.release for record in generations.records(config)}
+
+
+def _take_from_incoming(config: Config, release: str) -> None:
+    """At once, by its name: somebody who still works in it must not go on with what is left of it."""
+    incoming = config.releases / INCOMING
+    discarded = incoming / f".discarded-{release}"
+    shutil.rmtree(discarded, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        (incoming / release).rename(discarded)
+        shutil.rmtree(discarded)
+
+
+def _delete(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def _remove(config: Config, release: str) -> None:
