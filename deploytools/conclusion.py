@@ -175,7 +175,12 @@ def _reverted(
             details=details,
         )
     # Where nobody has looked afterwards.
-    away = dict.fromkeys(host for (_, host, _), record in bad.items() if record["exit_code"] == 6)
+    away = dict.fromkeys(
+        host
+        for (step, host, _), record in bad.items()
+        if (record["exit_code"] == 6 or record["state"] == State.UNKNOWN.value)
+        and not _was_undone(progress, step, host)
+    )
     without = f", as far as can be told without {', '.join(away)}, which can't be reached"
     raise OperationFailed(
         f"{plan.operation} failed and was undone",
@@ -202,6 +207,11 @@ def _not_as_before(plan: Plan, progress: Progress, details: Sequence[str], look:
             next=f"fab status, once {away} can be reached",
             details=details,
         )
+
+
+def _was_undone(progress: Progress, step: str, host: str) -> bool:
+    mark = progress.undone.get((step, host))
+    return mark is not None and mark.state is State.OK
 
 
 def _is_anothers(record: Record) -> bool:
@@ -298,7 +308,7 @@ def _is_staged(plan: Plan, progress: Progress) -> bool:
 
 def _out_of_hold(plan: Plan, bad: Mapping[Any, Record]) -> str:
     """What a host says to mend, and what goes on with the run afterwards: the host doesn't know of that."""
-    if plan.operation != "deploy":
+    if plan.repeatable:
         return _next(bad, "fab status")
     told = _next(bad, "")
     return told if "--resume" in told else f"{told}; then fab deploy --resume".removeprefix("; then ")

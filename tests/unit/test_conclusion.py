@@ -20,7 +20,7 @@ from deploytools.errors import (
 )
 from deploytools.journal import Record
 from deploytools.plan import Plan, Target
-from deploytools.saga import Verdict
+from deploytools.saga import Mark, State, Verdict
 from tests.support.values import BASE, failed, ok, settings
 
 
@@ -157,6 +157,15 @@ def test_a_deploy_that_holds_says_how_it_goes_on_whatever_a_host_says(said: str 
     assert error.next == typed
 
 
+def test_a_rollback_that_holds_is_gone_on_with_as_a_deploy_is() -> None:
+    plan = plans.rollback_plan(replace(BASE, operation="rollback"), settings())
+    bad = replace(failed("not ready"), error={"what": "not ready", "next": "look at app.log"})
+
+    error = concluded(plan, Verdict.HELD, journal.outcome("swap", "web1", bad, undo=True, seconds=0))
+
+    assert error.next == "look at app.log; then fab deploy --resume"
+
+
 def test_what_is_left_over_is_told_with_exit_code_7() -> None:
     plan = plans.hotswap_plan(replace(BASE, operation="hotswap", release=None), settings())
     kept = replace(ok(), exit_code=7, error={"what": "generation 3 has a request", "next": "swap --reap"})
@@ -252,6 +261,22 @@ def test_what_is_said_of_the_site_is_not_said_of_a_host_that_is_away() -> None:
     assert error.exit_code == 3
     assert error.state is not None
     assert error.state.endswith("without web2, which can't be reached")
+
+
+def test_a_hotswap_says_nothing_of_a_host_that_was_lost_in_it() -> None:
+    plan = plans.hotswap_plan(replace(BASE, operation="hotswap", release=None), settings())
+    lost = replace(failed("no answer", exit_code=4), mark=Mark(State.UNKNOWN))
+    records = (
+        journal.outcome("swap", "web1", ok(), undo=False, seconds=0),
+        journal.outcome("swap", "web2", lost, undo=False, seconds=0),
+    )
+
+    assert str(concluded(plan, Verdict.REVERTED, *records).state).endswith(
+        "as far as can be told without web2, which can't be reached"
+    )
+    undone = journal.outcome("swap", "web2", ok(), undo=True, seconds=0)
+    rolled = concluded(plans.rolling_plan(BASE, settings()), Verdict.REVERTED, *records, undone)
+    assert rolled.state == "the site is up on what it ran before"
 
 
 def test_a_run_that_holds_says_which_hosts_are_on_the_new_release() -> None:
