@@ -64,6 +64,16 @@ def test_it_is_worse_when_the_share_of_errors_is_beyond_chance(
     assert bake.worse(after, before) is expected
 
 
+def test_our_own_health_checks_do_not_hide_what_the_few_visitors_of_a_quiet_site_get() -> None:
+    """Ten minutes at one check a second, of which the first isn't counted, and six aren't in the log yet."""
+    ours = [1000.0 + second for second in range(600)]
+    logged = Answers(total=599 - 6 + 5, bad=5)
+
+    assert bake.of_visitors(logged, ours, 1000.0, 1600.0) == Answers(5, 5)
+    assert not bake.worse(logged, Answers(500, 0))
+    assert bake.worse(bake.of_visitors(logged, ours, 1000.0, 1600.0), Answers(500, 0))
+
+
 def test_the_log_tells_the_time_before_and_what_comes_after(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     path.write_text(line(0, 500) + line(10) + line(20, 503) + "what nobody understands\n")

@@ -7,7 +7,7 @@ those of the time before. What doesn't stand it is taken back by one rename.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hostlib.program import Config, Failure
@@ -16,7 +16,7 @@ from hostlib.swapping import barrier
 from hostlib.swapping.generations import Life
 from hostlib.switch import maintenance
 from hostlib.webserver import web
-from hostlib.webserver.accesslog import AccessLog, Answers
+from hostlib.webserver.accesslog import LAG, AccessLog, Answers
 
 PAUSE = 1.0  # seconds between two looks
 BEFORE = 300.0  # seconds before the swap that are compared with, or the bake time where that is longer
@@ -41,11 +41,17 @@ def watch(
     before = log.before(now - max(BEFORE, seconds), now) if log else Answers()
     after = Answers()
     healthy = barrier.judge(health, look, started=started)
+    ours: list[float] = []
+
+    def counted(answer: web.Answer) -> bool:
+        ours.append(time.monotonic())
+        return healthy(answer)
+
     try:
         while True:
             web.prove(
                 config,
-                healthy,
+                counted,
                 path=health.path,
                 headers=maintenance.bypass_headers(config),
                 timeout=barrier.TIMEOUT,
@@ -53,9 +59,10 @@ def watch(
             if log:
                 more = log.after(since)
                 after = Answers(after.total + more.total, after.bad + more.bad)
-                if worse(after, before):
+                visitors = of_visitors(after, ours, began, time.monotonic())
+                if worse(visitors, before):
                     raise Failure(
-                        f"since it serves {after} were 5xx ({after.share:.0%}), before it {before}"
+                        f"since it serves {visitors} were 5xx ({visitors.share:.0%}), before it {before}"
                         f" ({before.share:.1%})"
                     )
             left = began + seconds - time.monotonic()
@@ -67,7 +74,18 @@ def watch(
             log.close()
     if log is None:
         return {"seconds": seconds, "unknown": unknown}
-    return {"seconds": seconds, "before": before._asdict(), "after": after._asdict()}
+    visitors = of_visitors(after, ours, began, time.monotonic())
+    return {"seconds": seconds, "before": before._asdict(), "after": visitors._asdict()}
+
+
+def of_visitors(logged: Answers, ours: Sequence[float], began: float, now: float) -> Answers:
+    """Without our own health checks, whose good answers would hide what a few visitors get.
+
+    `ours` are the moments of these. Those of the first second don't count, as in the log, nor do the last
+    ones, which may not be in it yet.
+    """
+    own = sum(began + 1 <= moment < now - LAG for moment in ours)
+    return Answers(max(logged.total - own, logged.bad), logged.bad)
 
 
 def worse(after: Answers, before: Answers) -> bool:

@@ -18,6 +18,7 @@ from hostlib.program import Config, Failure
 from hostlib.webserver import lighttpd
 
 LARGEST = 8 << 20  # bytes of the log that are looked at for the time before, and in one look later
+LAG = 6.0  # seconds after which an answer is in the log, at the latest
 LINE = re.compile(  # client, site (or a dash), user, [when], "request", status; what follows is free
     rb"\S+ (\S+) \S+ \[(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] "
     rb'"(?:[^"\\]|\\.)*" (\d{3}) '
