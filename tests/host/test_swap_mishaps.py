@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 from hostlib.swapping import unixsockets
 
+from tests.support.interrupts import calls_of
 from tests.support.runtimes import RUNTIMES, STREAMED
 from tests.support.swapsite import Site, Visitors
 from tests.support.webhost import Reply
@@ -540,6 +542,28 @@ def test_on_a_full_disk_the_site_stays_as_it_is_and_the_message_says_so(
         leave(1000)
         assert site.swap().code == 0
         site.assert_only(site.serving())
+
+
+@pytest.mark.parametrize("fails", ["flip", "barrier"])
+def test_the_way_back_takes_no_room_so_a_disk_that_fills_up_meanwhile_does_not_stop_it(
+    site: Site, fails: str
+) -> None:
+    """From one of its renames on the disk has room for no name more: `current` and the socket stay a pair."""
+    site.first()
+    site.release("bad", env={"CRASH_BEHIND_WEB": "1"})
+    links = calls_of(lambda under: site.swap(under=under), "symlink")
+    flip = next(call.number for call in links if re.search(r'/\.app\.sock\.\d+"', call.line))
+    before = site.serving()
+    # A swap to another release leads `current` elsewhere, too, right before.
+    full = f"inject=symlink:error=ENOSPC:when={flip + 1 + (fails == 'barrier')}+"
+
+    ran = site.swap("--release", "bad", under=["strace", "-qq", "-o", "/dev/null", "-e", full])
+
+    assert (ran.code, "taken back" in ran.error["what"]) == (3, True)
+    assert ("No space left" in ran.error["what"]) is (fails == "flip")
+    assert os.readlink(site.root / "current") == "releases/r1"
+    site_is_as_before(site, before.generation)
+    site.assert_only(before)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hostlib.program import FAILED, TOOLS, UNFINISHED, Config, Failure, Result, remedy
+from hostlib.program import BUG, FAILED, TOOLS, UNFINISHED, Config, Failure, Result, remedy
 from hostlib.swapping import generations
 from hostlib.swapping.generations import WARM, Record
+from hostlib.swapping.links import Links
 
 
 @dataclass
@@ -83,19 +84,25 @@ class Account:
 @contextlib.contextmanager
 def errors_explained(config: Config) -> Iterator[None]:
     """Turn what the operating system refuses, such as a write to a full disk, into a Failure that says
-    which generation serves."""
-    before = generations.serving_number(config)
+    which generation serves.
+
+    Where that isn't as before nothing is proved of it, so it is no success of any kind.
+    """
+    before = Links.now(config)
     try:
         yield
     except OSError as error:
         now = generations.serving(config)
         serves = f"{now} serves" if now else "no generation serves"
-        as_before = generations.serving_number(config) == before
+        led = Links.now(config)
+        as_before = led == before or (
+            now is not None and before.socket == led.socket and led == Links.to(now)
+        )
         raise Failure(
             f"{error.strerror}: {error.filename}" if error.filename else str(error),
-            state=f"{serves}, as before" if as_before else serves,
+            state=f"{serves}, as before" if as_before else f"{serves}, and {config.current} is {led.current}",
             next=remedy(error),
-            exit_code=FAILED if as_before else UNFINISHED,
+            exit_code=FAILED if as_before else BUG,
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,26 @@ class Links:
         `current` comes first: PHP finds its scripts by way of it and remembers for minutes where it led
         to, so a new generation must not be asked before.
         """
-        for path, target in ((config.current, self.current), (config.run / "app.sock", self.socket)):
+        for path, target in self._places(config):
             if target is None:
                 path.unlink(missing_ok=True)
             elif _target(path) != target:
-                files.link_atomic(path, target)
+                _lead(path, target)
+
+    def prepare(self, config: Config) -> None:
+        """Have both ready beside their places, so that `set` needs no room on the disk. Raises OSError."""
+        for path, target in self._places(config):
+            if target is not None and not _prepared(path).is_symlink():
+                _prepared(path).symlink_to(target)
+
+    def forget(self, config: Config) -> None:
+        """Take away what `prepare` has made; what can't be is litter for the next swap."""
+        for path, _ in self._places(config):
+            with contextlib.suppress(OSError):
+                _prepared(path).unlink(missing_ok=True)
+
+    def _places(self, config: Config) -> tuple[tuple[Path, str | None], ...]:
+        return (config.current, self.current), (config.run / "app.sock", self.socket)
 
 
 def trouble(config: Config) -> list[tuple[str, str]]:
@@ -76,6 +92,23 @@ def remove_unfinished_renames(config: Config) -> None:
     ):
         for path in directory.glob(pattern):
             path.unlink(missing_ok=True)
+
+
+def _prepared(path: Path) -> Path:
+    """One of those names that `remove_unfinished_renames` takes away."""
+    return path.parent / f".{path.name}.back"
+
+
+def _lead(path: Path, target: str) -> None:
+    try:
+        ready = os.readlink(_prepared(path)) == target
+    except FileNotFoundError:
+        ready = False
+    if not ready:
+        files.link_atomic(path, target)
+        return
+    os.replace(_prepared(path), path)
+    files.sync_directory(path.parent)
 
 
 def _target(path: Path) -> str | None:
