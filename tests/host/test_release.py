@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib.program import Config
-from hostlib.releasing import releases
+from hostlib.program import Config, Failure
+from hostlib.releasing import releases, staging
 
 from deploytools.releasing.packing import Content, Parcel
 from tests.support.barehost import bare_host, make_current, put_generation, put_release
@@ -284,6 +284,15 @@ class TestAnUploadThatIsCut:
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert "nothing came for 0.2 s" in json.loads(process.stdout.read())["error"]["what"]
+
+    def test_where_another_account_has_deployed_before_doctor_says_what_is_to_be_changed(
+        self, host: WebHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(staging.os, "access", lambda path, mode: False)
+        config = Config("1", "app", host.root, "nobody", False, host.root, "http://h/", None, (), "/s")
+        with pytest.raises(Failure, match=r"Permission denied: .*/releases/\.incoming") as caught:
+            staging.stage(config, staging.Order("r1", "0" * 64, ()))
+        assert caught.value.next.startswith("fab doctor")
 
     def test_two_at_once_make_one_release(self, host: WebHost) -> None:
         shipped, answers = parcel(host, "r1", {"large": os.urandom(500_000)}), []

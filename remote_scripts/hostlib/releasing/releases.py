@@ -303,9 +303,9 @@ def _take_from_incoming(config: Config, release: str) -> None:
     incoming = config.releases / INCOMING
     discarded = incoming / f".discarded-{release}"
     shutil.rmtree(discarded, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # there is none; or the release itself is refused as well
         (incoming / release).rename(discarded)
-        shutil.rmtree(discarded)
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def _delete(entry: Path) -> None:

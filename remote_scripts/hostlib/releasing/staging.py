@@ -33,6 +33,7 @@ from hostlib.releasing.store import Store
 # How often contents that arrive damaged are asked for.
 ATTEMPTS = 3
 NOWHERE = "nothing was changed"
+NOT_OURS = (errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def stage(config: Config, order: Order, inlet: Inlet | None = None) -> Result:
     os.umask(0o022)
     with _disk_troubles(content):
         incoming.mkdir(mode=0o700, exist_ok=True)
+        if not os.access(incoming, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(incoming))
     with exclusive(incoming, wait=releases.WAIT):
         if place.exists():
             return _here(config, order)
@@ -153,7 +156,8 @@ def _disk_troubles(content: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             what = f"the release can't be put together: {error}"
-            raise Failure(what, state=NOWHERE, next="deploy again") from error
+            remedy = "fab doctor, which names what isn't the deploy user's" if error.errno in NOT_OURS else ""
+            raise Failure(what, state=NOWHERE, next=remedy or "deploy again") from error
         # The site needs the room more than the next upload needs a start.
         shutil.rmtree(content, ignore_errors=True)
         raise full(f"the disk of {content.parent.parent} is full: {error.strerror}") from error
