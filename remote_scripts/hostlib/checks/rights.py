@@ -67,7 +67,7 @@ def strangers(subject: Subject) -> Iterator[Finding]:
             "owners",
             not others,
             f"everything in {place} is {_name(owner)}'s",
-            f"chown -R --reference={place} {' '.join(others)}",
+            f"chown -R --reference={shlex.quote(str(place))} {shlex.join(others)}",
             bad=f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not {_name(owner)}'s, who has to"
             " change that",
             level=level,
