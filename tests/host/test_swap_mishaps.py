@@ -566,6 +566,21 @@ def test_the_way_back_takes_no_room_so_a_disk_that_fills_up_meanwhile_does_not_s
     site.assert_only(before)
 
 
+def test_where_the_way_back_fails_as_well_nobody_is_told_that_it_is_as_before_or_done(site: Site) -> None:
+    site.first()
+    site.release("bad", env={"CRASH_BEHIND_WEB": "1"})
+    renames = calls_of(lambda under: site.swap(under=under), "rename")
+    flip = next(call.number for call in renames if re.search(r'/\.app\.sock\.\d+"', call.line))
+    broken = f"inject=rename:error=EIO:when={flip + 2}+"
+
+    ran = site.swap("--release", "bad", under=["strace", "-qq", "-o", "/dev/null", "-e", broken])
+
+    assert ran.code == 1
+    assert ran.error["state"].endswith(f"(release bad) serves, and {site.root}/current is releases/bad")
+    assert site.swap("--release", "r1").code == 0
+    site.assert_only(site.serving())
+
+
 @contextlib.contextmanager
 def small_disk(site: Site) -> Iterator[Callable[[int], None]]:
     """Let the site's root be a disk of its own; what is given leaves so many pages of 4096 bytes on it."""
