@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -56,14 +56,16 @@ def exported(settings: Settings, ref: str | None, now: datetime) -> Iterator[Exp
     OperationFailed where git, tar or the disk fails.
     """
     source = resolve(settings, ref, now)
-    with _disk_troubles(), scratch.directory(scratch.parent(source, settings)) as place:
-        tree = place / "tree"
-        tree.mkdir(mode=0o755)
-        patches = read_patches(source, settings.source.patches, settings.project)
-        known = export(source, tree, rules(settings), whole=settings.source.build is not None)
-        moved = apply_patches(tree, patches)
-        selected = _selected(tree, settings)
-        told = (*_not_committed(source), *shortened(known), *moved, *_about(tree, selected))
+    with ExitStack() as stack:
+        with _disk_troubles():  # not those of whoever uses the export
+            place = stack.enter_context(scratch.directory(scratch.parent(source, settings)))
+            tree = place / "tree"
+            tree.mkdir(mode=0o755)
+            patches = read_patches(source, settings.source.patches, settings.project)
+            known = export(source, tree, rules(settings), whole=settings.source.build is not None)
+            moved = apply_patches(tree, patches)
+            selected = _selected(tree, settings)
+            told = (*_not_committed(source), *shortened(known), *moved, *_about(tree, selected))
         yield Export(source, tree, patches, told)
 
 

@@ -94,6 +94,12 @@ def test_what_is_not_committed_is_told_and_not_shipped(place: Path) -> None:
     assert "secret" not in shipped(of(place))
 
 
+def test_what_goes_wrong_while_the_export_is_in_use_is_no_trouble_of_the_release(place: Path) -> None:
+    """Hosts may have been touched by then; `| head` may have closed standard output."""
+    with pytest.raises(BrokenPipeError), exported(of(place), None, NOW):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
 def test_the_plan_says_what_is_shipped(place: Path, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     with exported(of(place), "v1", NOW) as export:
