@@ -68,6 +68,7 @@ def plan(bundle: Bundle) -> Plan:
     """Find out what is there. Raises Refused where the application is not to be taken away now."""
     config, known = _config(bundle)
     mark = config.root / ".deploytools"
+    _not_another_applications(bundle, config, mark)
     leave_alone_what_is_in_use(config)
     running = generations.records(config) if config.run.is_dir() else []
     paths = sorted(_put_by_us(bundle))
@@ -183,6 +184,19 @@ def _config(bundle: Bundle) -> tuple[Config, bool]:
         return bundle.config, False
 
 
+def _not_another_applications(bundle: Bundle, config: Config, mark: Path) -> None:
+    """Raise Refused where fabric.yaml leads to the programs or the root directory of another application."""
+    for place, key, whose in (
+        (bundle.tools, "tools_dir", config.application),
+        (config.root, "root", trust.application(mark)),
+    ):
+        if whose not in (None, bundle.application):
+            raise Refused(
+                f"{place} belongs to the application {whose}",
+                next=f"correct deploy.application or deploy.{key} in fabric.yaml",
+            )
+
+
 def _serves(config: Config, record: Record) -> bool:
     return record.generation == generations.serving_number(config)
 
@@ -190,7 +204,7 @@ def _serves(config: Config, record: Record) -> bool:
 def _put_by_us(bundle: Bundle) -> Iterator[Path]:
     """Files and links that any version's set-up has put outside of the directory of that version."""
     files, links = versions.records(bundle)
-    files |= {file.path for file in bundle.files if not file.keep}
+    files |= {file.path for file in bundle.files if not file.keep and file.kind != "root"}
     links.update({link.path: link.target for link in bundle.links})
     for path in files:
         if path.is_file() and not path.is_symlink():

@@ -227,6 +227,19 @@ def test_what_is_another_applications_is_not_taken_over(
     assert tree(ground.base) == before
 
 
+@pytest.mark.parametrize("same", ["root", "tools_dir"])
+def test_what_is_another_applications_is_not_taken_away(shop: Ground, ground: Ground, same: str) -> None:
+    """Where fabric.yaml has the name of one application, and a place of another."""
+    shop.overrides[same] = str({"root": ground.root, "tools_dir": ground.tools}[same])
+    before = tree(ground.base)
+
+    refused = shop.remove(purge=True)
+
+    assert refused["error"]["what"].endswith("belongs to the application guestbook")
+    assert f"deploy.{same}" in refused["error"]["next"]
+    assert tree(ground.base) == before
+
+
 def test_a_directory_that_is_full_of_other_things_is_no_place_for_programs(ground: Ground) -> None:
     ground.tools.mkdir(parents=True)
     (ground.tools / "swap").write_text("somebody's")
