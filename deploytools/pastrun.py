@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +34,23 @@ def read(
     survey.readable(records, run_id or "the newest", str(settings.lock_host))
     run_id = str(records[0]["plan"]["run_id"])
     records = max(records, _copy(run_id), key=len)
-    return records, list(events.read(events.events_file(operation.journals(), run_id)))
+    kept = events.read(events.events_file(operation.journals(), run_id))
+    if lacking := _lacking(records, kept):
+        note(lacking)
+    return records, list(kept)
+
+
+def _lacking(records: Sequence[Record], kept: Sequence[Mapping[str, Any]]) -> str | None:
+    """What to say where this computer hasn't seen all of a run, which begins where it is worked on."""
+    laptops = [str(records[0]["plan"]["laptop"])]
+    laptops += [str(record["laptop"]) for record in records if record["kind"] == "resumed"]
+    if sum(event["event"] == "begin" for event in kept) >= len(laptops):
+        return None
+    has = "only a part" if kept else "none"
+    return (
+        f"this computer has {has} of what visitors got and programs said; the rest is where it was worked"
+        f" on: {', '.join(dict.fromkeys(laptops))}. The page is from the journal"
+    )
 
 
 def _told(fleet: Fleet, settings: Settings, run_id: str) -> list[Record]:
