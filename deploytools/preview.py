@@ -5,7 +5,10 @@ The hosts' own module fills it in; what it says of a moment is of now, as if the
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
+import re
 import sys
 import tempfile
 import webbrowser
@@ -17,6 +20,8 @@ from deploytools.settings import Settings
 from deploytools.setup import page as pages
 from deploytools.setup import programs
 
+NONE = "'none'"
+
 
 def page(settings: Settings, *, reason: str | None, ends: int, sent: bool, now: float) -> bytes:
     """The page of a window that began at `now`; `ends`, too, is seconds since the epoch, 0: not announced.
@@ -27,6 +32,26 @@ def page(settings: Settings, *, reason: str | None, ends: int, sent: bool, now: 
     filled = hosts.pieces(pages.rendered(settings.page), reason=reason, since=int(now), ends=ends, now=now)
     shown: bytes = hosts.shown(filled, soon=ends > now, sent=sent)
     return shown
+
+
+def policy(page: bytes) -> str:
+    """The Content-Security-Policy under which the page works, and which lets nothing else in.
+
+    Its own scripts and styles are named by their digests, https://www.w3.org/TR/CSP3/#match-element-to-source-list.
+    """
+    sources = {
+        name: " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(block).digest()).decode()}'"
+            for block in re.findall(
+                rf"<{name}\b[^>]*>(.*?)</{name}>".encode(), page, re.DOTALL | re.IGNORECASE
+            )
+        )
+        for name in ("script", "style")
+    }
+    return (
+        f"default-src 'none'; script-src {sources['script'] or NONE}; style-src {sources['style'] or NONE};"
+        " img-src 'self' data:; connect-src 'self'; base-uri 'none'"
+    )
 
 
 def write(page: bytes, file: str | Path) -> Path:

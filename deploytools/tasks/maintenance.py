@@ -81,6 +81,7 @@ def _switch(c: Any, name: str, exclude: Any, json: bool, shape: Any, **about: An
         "reason": "as for maint-down; a page of your own may show it",
         "until": "as for maint-down: +30m, HH:MM or an ISO 8601 time",
         "sent": "what somebody gets who has sent a form",
+        "policy": "print the Content-Security-Policy that the page needs, where lighttpd sends a strict one",
     },
 )
 def maint_preview(
@@ -89,6 +90,7 @@ def maint_preview(
     reason: str | None = None,
     until: str | None = None,
     sent: bool = False,
+    policy: bool = False,
 ) -> None:
     """Show the maintenance page as visitors will get it.
 
@@ -105,7 +107,9 @@ def maint_preview(
     settings, now = current_settings(c), time.time()
     ends = datetime.fromisoformat(parse_until(until)).timestamp() if until else 0
     page = preview.page(settings, reason=reason, ends=int(ends), sent=sent, now=now)
-    if output == "-":
+    if policy:
+        print(preview.policy(page))
+    elif output == "-":
         sys.stdout.buffer.write(page)
     elif output is not None:
         print(f"wrote {preview.write(page, output)}")

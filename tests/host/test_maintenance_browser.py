@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from deploytools.preview import policy
 from deploytools.settings import Page as Theme
 from deploytools.setup.page import rendered
 from tests.support.browser import accessibility, chromium
@@ -183,6 +184,32 @@ class TestComingBack:
         ann.waits(6)
         ann.page.wait_for_selector("text=app /")
         assert ann.asked == ["GET /", "HEAD /", "HEAD /", "GET /"]
+
+
+def test_under_the_policy_that_it_asks_for_it_looks_and_works_as_without_one(
+    browser: Browser, make_web_host: Callable[..., WebHost]
+) -> None:
+    theirs = policy(rendered(Theme()))
+    host = make_web_host(
+        extra=f'server.modules += ("mod_setenv")\n'
+        f'setenv.add-response-header = ("Content-Security-Policy" => "{theirs}")'
+    )
+    host.serve()
+    switch_down(host)
+    with browser.new_context() as context:
+        complaints: list[str] = []
+        ann = Visitor(context.new_page(), host)
+        ann.page.on("console", lambda said: complaints.append(said.text))
+        ann.goes_to()
+        styled = ann.page.evaluate("getComputedStyle(document.querySelector('main')).borderRadius")
+        ann.waits(10)
+        switch_up(host)
+        ann.waits(60, until=lambda: ann.asked.count("GET /") == 2)
+        ann.page.wait_for_selector("text=app /")
+
+    assert styled == "20px"
+    # That the page itself is a 503 is told there, too.
+    assert [said for said in complaints if "503" not in said] == []
 
 
 class TestAForm:

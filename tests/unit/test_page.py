@@ -133,6 +133,21 @@ def test_a_preview_is_opened_or_says_where_the_page_is(monkeypatch: pytest.Monke
     assert "--output" in str(refused.value.next)
 
 
+def test_the_policy_that_a_page_needs_names_its_scripts_and_styles_whatever_the_window() -> None:
+    at_first = preview.policy(shown().encode())
+
+    assert at_first == preview.policy(shown(ends=NOON + 600, sent=True).encode())
+    assert at_first.count("'sha256-") == 2
+    assert at_first != preview.policy(shown({"color": "#000000"}).encode())
+    assert preview.policy(b"<p>") == (
+        "default-src 'none'; script-src 'none'; style-src 'none'; img-src 'self' data:; connect-src 'self';"
+        " base-uri 'none'"
+    )
+    # The digest of this script is the one of the specification's example.
+    known = "'sha256-qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng='"
+    assert known in preview.policy(b"<script>alert('Hello, world.');</script>")
+
+
 def test_fab_previews_without_asking_a_host(tmp_path: Path) -> None:
     project = Project(tmp_path, ONCE + DEPLOY + "  page: {title: Closed for stocktaking}\n")
     (tmp_path / "fabfile.py").write_text("from deploytools.tasks import ns\n")
