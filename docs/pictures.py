@@ -1,6 +1,7 @@
-"""Draws the pictures of a run in docs/images anew: `python -m docs.pictures`, with chromium installed.
+"""Draws the pictures in docs/images anew: `python -m docs.pictures`, with chromium installed.
 
-The run is made up (tests.support.pastrun), so that they change only when what they show does.
+The run is made up (tests.support.pastrun), and so is the moment at which somebody meets the maintenance page:
+they change only when what they show does.
 """
 
 from __future__ import annotations
@@ -15,17 +16,49 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from deploytools import preview
 from deploytools.journal import Estimate
 from deploytools.probe import MAINTENANCE, SITE, Sample
 from deploytools.report.live import LiveReporter, View
 from deploytools.report.page import page
 from deploytools.report.plain import PlainReporter
+from tests.support.browser import chromium
 from tests.support.pastrun import BEGAN, SAYS, PastRun
-from tests.support.values import ok
+from tests.support.values import ok, settings
 
 IMAGES = Path(__file__).parent / "images"
 # A phone, a tablet in the dark, a desk.
 SIZES = {"360": (360, 800, "light"), "768": (768, 1000, "dark"), "1280": (1280, 900, "light")}
+
+
+# The same three of the maintenance page, with the dark one at the desk.
+VISITORS = {"360": (360, 740, "light"), "768": (768, 1024, "light"), "1280": (1280, 800, "dark")}
+
+
+def maintenance_pages() -> None:
+    """As visitors in Berlin meet it a minute after the site went down."""
+    body = preview.page(settings(), reason=None, ends=int(BEGAN) + 1200, sent=False, now=BEGAN)
+    with chromium() as browser:
+        for name, (width, height, scheme) in VISITORS.items():
+            with browser.new_context(
+                viewport={"width": width, "height": height},
+                color_scheme="dark" if scheme == "dark" else "light",
+                timezone_id="Europe/Berlin",
+                locale="en-GB",
+                reduced_motion="reduce",
+            ) as context:
+                page = context.new_page()
+                page.clock.install(time=BEGAN + 60)
+                page.route(
+                    "**/*",
+                    lambda route: route.fulfill(
+                        status=503,
+                        headers={"X-Maintenance-Mode": "1", "Content-Type": "text/html; charset=utf-8"},
+                        body=body,
+                    ),
+                )
+                page.goto("http://www.example.com/")
+                page.screenshot(path=IMAGES / f"maintenance-{name}.png")
 
 
 def reports() -> None:
@@ -56,7 +89,7 @@ def picture(file: Path, image: Path, width: int, height: int) -> None:
     )
 
 
-def live_views() -> None:
+def live_views(directory: Path) -> None:
     """The view in the middle of a migration, at three widths."""
     plan, now = PastRun().plan, BEGAN + 21.0
     down = next(step for step in plan.steps if step.name == "maintenance-on")
@@ -79,12 +112,13 @@ def live_views() -> None:
         console.print(LiveReporter(console=console, clock=lambda: now).shown(view))
         drawn = console.export_svg(title="fab deploy --with-downtime", unique_id="live")
         # The font is fetched from the network otherwise.
-        (IMAGES / f"live-{width}.svg").write_text(
+        (directory / f"live-{width}.svg").write_text(
             re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
         )
 
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
+    maintenance_pages()
     reports()
-    live_views()
+    live_views(IMAGES)
