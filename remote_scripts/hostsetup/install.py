@@ -50,6 +50,7 @@ def apply(bundle: Bundle, wanted: Plan) -> list[str]:
         placing.make_directory(directory)
     _put(bundle, "root")
     versions.put(bundle)
+    last = versions.called(bundle)
     versions.turn(bundle)
     for path in versions.of_before(bundle):
         shutil.rmtree(path)
@@ -63,7 +64,10 @@ def apply(bundle: Bundle, wanted: Plan) -> list[str]:
             path.unlink()
     if bundle.privileged and any("/etc/systemd/" in change.path for change in wanted.changes):
         systemctl("daemon-reload")
-    return _land_configuration(bundle, wanted.then)
+    remarks = _land_configuration(bundle, wanted.then)
+    if last != bundle.place:
+        versions.prune(bundle, last)
+    return remarks
 
 
 def _put(bundle: Bundle, kind: str) -> None:

@@ -71,14 +71,17 @@ def put(bundle: Bundle) -> None:
 
 
 def turn(bundle: Bundle) -> None:
-    """Let this version be called from now on, and take away those that nothing runs on any more.
+    """Let this version be called from now on."""
+    if called(bundle) != bundle.place:
+        link_atomic(bundle.tools / "current", f"versions/{bundle.version}")
 
-    The one before stays: what was started on it may still run.
+
+def prune(bundle: Bundle, last: Path | None) -> None:
+    """Take away the versions that nothing runs on any more.
+
+    The `last` one, before this, stays: what was started on it may still run. To be called when all is in
+    place: from the versions it is known what on the host is nobody's own.
     """
-    last = called(bundle)
-    if last == bundle.place:
-        return
-    link_atomic(bundle.tools / "current", f"versions/{bundle.version}")
     keep = {bundle.place, last, *_in_use(bundle.place.parent)}
     for version in bundle.place.parent.iterdir():
         if version not in keep:

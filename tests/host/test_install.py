@@ -125,6 +125,20 @@ def test_a_page_that_a_set_up_has_put_there_follows_fabric_yaml(ground: Ground) 
     assert ground.install()["changes"] == []
 
 
+def test_a_page_of_before_a_set_up_that_was_killed_is_still_nobodys_own(ground: Ground) -> None:
+    ground.install()
+    at_first = (ground.etc / "maint.html").read_bytes()
+    ground.overrides["page"] = {"title": "One"}
+    ground.install()
+    (ground.etc / "maint.html").write_bytes(at_first)  # it was killed before it came to the page
+
+    ground.overrides["page"] = {"title": "Two"}
+    ground.install()
+
+    assert "<title>Two</title>" in (ground.etc / "maint.html").read_text()
+    assert len(list((ground.tools / "versions").iterdir())) == 2
+
+
 def test_an_empty_switch_which_would_answer_500_is_filled(ground: Ground) -> None:
     ground.install()
     (ground.etc / "maint.lua").write_bytes(b"")
