@@ -14,7 +14,7 @@ from fabric.main import Fab
 from invoke.collection import Collection
 from invoke.exceptions import CollectionNotFound, Exit
 
-from deploytools.command_line import ended, refusing
+from deploytools.command_line import ended, list_in_groups, refusing
 from deploytools.errors import DeployError
 from deploytools.project_file import check
 
@@ -36,6 +36,9 @@ class Program(Fab):  # type: ignore[misc]
 
     def parse_tasks(self) -> None:
         refusing(super().parse_tasks)()
+
+    def list_flat(self) -> None:
+        list_in_groups(self)
 
     def load_collection(self) -> None:
         try:

@@ -1,4 +1,5 @@
-"""What is typed wrong ends with exit code 2 and the next command, where Fabric has a bare line and a 1.
+"""What is typed wrong ends with exit code 2 and the next command, where Fabric has a bare line and a 1; and
+`fab --list` has our tasks by what they are for.
 
 Fabric parses the tasks right after it has imported the fabfile, and the fabfile imports ours.
 """
@@ -16,10 +17,37 @@ from invoke.exceptions import Exit, ParseError
 from deploytools.errors import DeployError, UsageError
 
 
-def refuse_what_can_not_be_parsed() -> None:
-    """Have the `fab` that imports this end with exit code 2 for options and tasks that it doesn't know."""
+def adapt_fabric() -> None:
+    """Have Fabric's own `fab`, where that imports us, behave as ours does."""
     program: Any = fabric.main.program
     program.parse_tasks = refusing(program.parse_tasks)
+    program.list_flat = lambda: list_in_groups(program)
+
+
+# What `fab --list` shows together: a heading, and the tasks in the order in which they are met.
+GROUPS = {
+    "to begin with": ("init", "setup", "doctor", "on"),
+    "deploy": ("deploy", "hotswap", "rollback", "migrate.status", "migrate.resolve", "unlock"),
+    "maintenance": ("maint-down", "maint-up", "maint-preview"),
+    "look, changing nothing": ("status", "releases", "history", "report"),
+    "a web host on this computer, to play with": ("sandbox.up", "sandbox.down", "sandbox.reset"),
+}
+
+
+def list_in_groups(program: Any) -> None:
+    """Print the tasks by GROUPS, and before them those of the project's own."""
+    pairs = {name.split()[0]: (name, told) for name, told in program._make_pairs(program.scoped_collection)}
+    width = max(len(name) for name, _ in pairs.values())
+    ours = {name for names in GROUPS.values() for name in names}
+    groups = {"of this project": tuple(name for name in pairs if name not in ours), **GROUPS}
+    if program.list_root or program.list_depth or not ours <= pairs.keys():
+        program.display_with_columns(pairs=list(pairs.values()))
+        return
+    print(f"{program.task_list_opener()}:\n")
+    for heading, names in groups.items():
+        if names:
+            print(f"{heading}:")
+            program.print_columns([(pairs[name][0].ljust(width), pairs[name][1]) for name in names])
 
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
@@ -61,23 +89,39 @@ def refusing(parse: Callable[[], None]) -> Callable[[], None]:
 _WORDS = {
     "up": ("maint-up", "sandbox.up"),
     "down": ("maint-down", "sandbox.down"),
+    "start": ("maint-up", "hotswap"),
+    "stop": ("maint-down",),
     "maint": ("maint-down", "maint-up"),
     "maintenance": ("maint-down", "maint-up"),
+    "preview": ("maint-preview",),
     "abort": ("deploy --abort",),
+    "cancel": ("deploy --abort",),
     "resume": ("deploy --resume",),
+    "continue": ("deploy --resume",),
+    "plan": ("deploy --plan", "setup --plan"),
     "lock": ("status",),
+    "info": ("status",),
+    "health": ("status", "doctor"),
+    "ping": ("doctor",),
     "logs": ("status", "history"),
+    "log": ("history", "report"),
+    "runs": ("history",),
     "migrations": ("migrate",),
+    "schema": ("migrate",),
     "install": ("setup",),
     "provision": ("setup",),
+    "bootstrap": ("init", "setup"),
     "upgrade": ("setup",),
+    "uninstall": ("setup --remove",),
     "new": ("init",),
     "revert": ("rollback",),
     "undo": ("rollback",),
     "release": ("deploy", "releases"),
     "ship": ("deploy",),
     "push": ("deploy",),
+    "reload": ("hotswap",),
     "use": ("on",),
+    "environment": ("on",),
     "sandbox": ("sandbox.up", "on sandbox status"),
     "demo": ("sandbox.up",),
 }

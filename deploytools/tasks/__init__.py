@@ -8,13 +8,13 @@ Task bodies are thin: settings -> plan -> carry out -> result. They import late,
 
 from invoke.collection import Collection
 
-from deploytools.command_line import refuse_what_can_not_be_parsed
+from deploytools.command_line import adapt_fabric
 from deploytools.project_file import check_project_file
 from deploytools.tasks import deploy, look, maintenance, sandbox, start
 
 # Fabric reads fabric.yaml after it has imported us, and ends in a traceback where it isn't YAML.
 check_project_file()
-refuse_what_can_not_be_parsed()
+adapt_fabric()
 
 ns = Collection(
     start.on,

@@ -103,6 +103,29 @@ def test_every_task_that_is_named_for_another_word_exists() -> None:
     assert not command_line._WORDS.keys() & ns.task_names.keys()
 
 
+def test_the_list_of_tasks_has_them_by_what_they_are_for_and_those_of_the_project_first(
+    project: Path,
+) -> None:
+    (project / "fabfile.py").write_text(
+        "from deploytools.tasks import ns\nfrom fabric import task\n\n\n"
+        '@task\ndef flush(c):\n    "Empty the cache."\n\n\nns.add_task(flush)\n'
+    )
+    listed = typed(project, FAB, "--list")
+
+    lines = listed.stdout.splitlines()
+    headings = [line for line in lines if line.endswith(":")]
+    assert headings == [f"{each}:" for each in ("Available tasks", "of this project", *command_line.GROUPS)]
+    first, *others = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert first == "flush"
+    assert others == [name for names in command_line.GROUPS.values() for name in names]
+    assert max(map(len, lines)) < 80
+    assert "maint-down" not in typed(project, FAB, "--list", "sandbox").stdout
+
+
+def test_every_task_is_in_one_group() -> None:
+    assert sorted(name for names in command_line.GROUPS.values() for name in names) == sorted(ns.task_names)
+
+
 def test_a_run_may_be_named_without_saying_that_it_is_one() -> None:
     typed = ["on", "sandbox", "report", "20260921T141320Z-5d1e9a", "history"]
 
