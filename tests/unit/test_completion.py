@@ -26,6 +26,12 @@ _complete_fab fab "{word}" ""
 echo "{line}: ${{COMPREPLY[*]}}"
 """
 
+# Fabric's own script for zsh offers no options.
+ZSH = (
+    "autoload -U compinit bashcompinit && compinit -D && bashcompinit"
+    " && source <(fab --print-completion-script bash)"
+)
+
 
 @pytest.fixture
 def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -98,7 +104,7 @@ def test_zsh_completes_tasks_and_their_options(environ: dict[str, str], tmp_path
             return True
 
         try:
-            types(f"source <(fab --print-completion-script zsh); echo -n ready >{typed}\n", "ready")
+            types(f"{ZSH}; echo -n ready >{typed}\n", "ready")
             keep = f"keep() {{ print -rn -- $BUFFER >{typed} }}; zle -N keep; bindkey '^X' keep"
             types(f"{keep}; echo -n >{typed}\n", "")
             types("fab maint-d\t\x18", "fab maint-down ")
