@@ -1,4 +1,4 @@
-"""In CI nothing is skipped: what this machine lacks for a test is a failure there."""
+"""In CI nothing is skipped: what a machine lacks for a test is a failure. And every message is provoked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ import os
 from collections.abc import Generator
 
 import pytest
+
+from tests.provoked import Recorder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--messages", action="store_true", help="name the error messages that no test of this run provokes"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Recorder(config))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from docs.raised import messages
+from tests import provoked
+
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
@@ -28,3 +31,40 @@ def test_what_can_not_be_tested_is_skipped_and_said_but_fails_in_ci(
         check=False,
     )
     assert (ran.returncode, "no lighttpd here" in ran.stdout) == (code, True), ran.stdout
+
+
+PRINTED = """web1  | a line
+error: no answer from web2
+  where: web2
+    a detail
+  state: nothing was changed
+  next:  as said above; or deploy without it: --exclude HOST
+down: this host is not in maintenance: there is no bypass to ask through
+  where: web1
+  state: nothing was changed
+  next: /etc/lighttpd/down
+{"error": {"what": "it was not told to begin", "state": "nothing was changed", "next": "/x/status"}}
+{"ok": false, "error": "cut off
+"""
+
+
+def test_an_error_that_a_program_prints_is_known_by_all_that_it_says() -> None:
+    known = messages()
+
+    told = [provoked.meant(said, known) for said in provoked.errors(PRINTED)]
+
+    assert [each and (each.file, each.function) for each in told] == [
+        ("deploytools/tasks/look.py", "doctor"),
+        ("remote_scripts/verify", "verified"),
+        ("remote_scripts/hostlib/program.py", "wait_until_told"),
+    ]
+    other = (
+        "no answer from web2",
+        "something was changed",
+        "as said above; or deploy without it: --exclude HOST",
+    )
+    assert provoked.meant(other, known) is None
+
+
+def test_what_can_not_be_provoked_is_in_the_catalogue() -> None:
+    assert provoked.UNPROVOKED.keys() <= {(each.file, each.function) for each in messages()}

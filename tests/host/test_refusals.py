@@ -1,0 +1,336 @@
+"""What a host can do to its programs: each is provoked on a host that is made so, and told in words."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostlib.migrating import adapters, migration_following
+from hostlib.program import Config, Failure
+from hostlib.releasing import inlet, listing, manifest, releases, shared, staging
+from hostlib.runs import journals
+from hostlib.swapping import account, generations, launch, managers, retiring, systemd, unixsockets
+from hostlib.switch import draining, maintenance
+from hostlib.webserver import accesslog, elsewhere, lighttpd, listeners, sockdiag
+
+from tests.support.ports import free_port
+
+Provoke = Callable[[Config, pytest.MonkeyPatch], object]
+
+APP = manifest.App(("/bin/true",), "fd0", {}, 1.0, 1.0, 0.0, "direct")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A host that is set up and has never served anything."""
+    found = Config(
+        version="0",
+        application="guestbook",
+        root=tmp_path / "r",
+        user="root",
+        privileged=False,
+        maintenance_dir=tmp_path / "etc",
+        url="http://127.0.0.1:1/",
+        host_header=None,
+        liveness=(),
+        statistics_path="/server-statistics",
+        lighttpd_config=tmp_path / "lighttpd.conf",
+    )
+    for place in (found.run, found.releases, found.shared, found.state, found.migrations, found.log):
+        place.mkdir(parents=True)
+    found.maintenance_dir.mkdir()
+    (found.maintenance_dir / "maint.lua").write_text("-- up\n")
+    return found
+
+
+def release(config: Config, **described: Any) -> Path:
+    """A release r1 with this manifest."""
+    place = config.releases / "r1"
+    place.mkdir()
+    (place / ".deploytools.json").write_text(json.dumps(described))
+    return place
+
+
+def record(config: Config, number: int = 1) -> generations.Record:
+    return generations.Record(number, "r1", "direct", str(config.run / f"app.{number}.sock"), 0.0)
+
+
+def nobodys_account(_: Config, __: pytest.MonkeyPatch) -> None:
+    adapters.environment("nobody-of-this-name", {})
+
+
+def senseless_adapter(config: Config, _: pytest.MonkeyPatch) -> None:
+    release(config, migrate={"adapter": "voodoo"})
+    adapters.of_release(config, "r1")
+
+
+def nothing_that_takes_it_back(config: Config, _: pytest.MonkeyPatch) -> None:
+    release(config)
+    (config.migrations / "run1").mkdir()
+    (config.migrations / "run1" / "started.json").write_text('{"release": "r1", "before": []}')
+    migration_following.back(config, "run1", 1)
+
+
+def typed_by_hand(_: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    inlet.refuse_terminal()
+
+
+def frame_of_junk(_: Config, __: pytest.MonkeyPatch) -> None:
+    inlet._inflated(b"junk")
+
+
+def listing_of_junk(_: Config, __: pytest.MonkeyPatch) -> None:
+    listing.parse([b"junk"])
+
+
+def release_that_serves(config: Config, _: pytest.MonkeyPatch) -> None:
+    config.current.symlink_to(release(config))
+    releases.discard(config, "r1")
+
+
+def manifest_of_junk(config: Config, _: pytest.MonkeyPatch) -> None:
+    (release(config) / ".deploytools.json").write_text("junk")
+    releases.described(config.releases / "r1")
+
+
+def manifest_that_says_nothing(config: Config, _: pytest.MonkeyPatch) -> None:
+    release(config)
+    manifest.read(config, "r1")
+
+
+def shared_outside(_: Config, __: pytest.MonkeyPatch) -> None:
+    shared.check_names(["../other"])
+
+
+def shared_twice(_: Config, __: pytest.MonkeyPatch) -> None:
+    shared.check_names(["var", "var/cache"])
+
+
+def shared_over_a_file(config: Config, _: pytest.MonkeyPatch) -> None:
+    (release(config) / "notes.txt").write_text("theirs")
+    (config.shared / "notes.txt").write_text("ours")
+    shared.link(config.releases / "r1", config.releases / "r1", config.shared, ["notes.txt"])
+
+
+def disk_that_fails(config: Config, _: pytest.MonkeyPatch) -> None:
+    with staging._disk_troubles(config.releases / "a" / "content"):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def disk_that_is_full(config: Config, _: pytest.MonkeyPatch) -> None:
+    with staging._disk_troubles(config.releases / "a" / "content"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def another_release_of_that_name(config: Config, _: pytest.MonkeyPatch) -> None:
+    release(config)
+    staging._here(config, staging.Order("r1", "0" * 64, ()))
+
+
+def disk_that_can_not_be_flushed(config: Config, _: pytest.MonkeyPatch) -> None:
+    staging._flush(config.root / "nowhere")
+
+
+def journal_of_junk(config: Config, _: pytest.MonkeyPatch) -> None:
+    journals.append(config, "run1", "junk", None)
+
+
+def journal_of_nothing(config: Config, _: pytest.MonkeyPatch) -> None:
+    journals.append(config, "run1", "\n", None)
+
+
+def journal_that_is_damaged(config: Config, _: pytest.MonkeyPatch) -> None:
+    (config.state / "journal").mkdir()
+    (config.state / "journal" / "run1.jsonl").write_text("[]\n")
+    journals.read(config, "run1")
+
+
+def swap_on_a_full_disk(config: Config, _: pytest.MonkeyPatch) -> None:
+    with account.errors_explained(config):
+        raise OSError(errno.ENOSPC, "No space left on device", str(config.run / "generation"))
+
+
+def record_of_junk(config: Config, _: pytest.MonkeyPatch) -> None:
+    (config.run / "app.1.json").write_text("[]")
+    generations.records(config)
+
+
+def number_of_junk(config: Config, _: pytest.MonkeyPatch) -> None:
+    (config.run / "generation").write_text("seven")
+    generations.next_number(config)
+
+
+def socket_that_is_no_link(config: Config, _: pytest.MonkeyPatch) -> None:
+    (config.run / "app.sock").write_text("")
+    generations.serving_number(config)
+
+
+def path_of_a_socket_that_is_too_long(config: Config, _: pytest.MonkeyPatch) -> None:
+    launch.new_record(replace(config, root=config.root / ("x" * 100)), 1, "r1", "direct", APP)
+
+
+def variables_that_are_too_long(config: Config, _: pytest.MonkeyPatch) -> None:
+    launch.prepare(config, record(config), replace(APP, env={"LONG": "x" * 130_000}))
+
+
+def web_server_without_an_account(config: Config, _: pytest.MonkeyPatch) -> None:
+    launch.webserver_account(replace(config, webserver_user="nobody-of-this-name"))
+
+
+def generation_that_stays(config: Config, patch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    for number in (1, 2):
+        record(config, number).saved(config)
+    patch.setattr(unixsockets, "wait_idle", refuse)
+    ended = retiring.Retiring(config, managers.Managers(config), account.Account(config))
+    ended.drain_and_stop_all_but(record(config, 2), APP)
+
+
+def unit_that_is_missing(config: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(systemd, "UNITS", config.root)
+    systemd.Systemd(config).start(record(config))
+
+
+def unit_that_does_not_start(config: Config, patch: pytest.MonkeyPatch) -> None:
+    (config.root / "deploytools-guestbook@.service").write_text("")
+    patch.setattr(systemd, "UNITS", config.root)
+    systemd.Systemd(config).start(record(config))
+
+
+def unit_that_does_not_stop(config: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(systemd.Systemd, "_is_there", lambda *_: True)
+    systemd.Systemd(config).stop(record(config))
+
+
+def drain_of_a_site_that_is_up(config: Config, _: pytest.MonkeyPatch) -> None:
+    draining.drain(config, timeout=1)
+
+
+def switch_without_a_directory(config: Config, _: pytest.MonkeyPatch) -> None:
+    maintenance.one_at_a_time(replace(config, maintenance_dir=config.lighttpd_config / "etc"), 1)
+
+
+def access_log_without_lighttpd(config: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lighttpd, "program", lambda: None)
+    accesslog.AccessLog.of(config)
+
+
+def access_log_that_there_is_not(config: Config, _: pytest.MonkeyPatch) -> None:
+    config.lighttpd_config.write_text('server.document-root = "/"\n')
+    accesslog.AccessLog.of(config)
+
+
+def access_log_that_can_not_be_read(config: Config, _: pytest.MonkeyPatch) -> None:
+    modules, log = 'server.modules = ("mod_accesslog")', 'accesslog.filename = "/nowhere/log"'
+    config.lighttpd_config.write_text(f'server.document-root = "/"\n{modules}\n{log}\n')
+    accesslog.AccessLog.of(config)
+
+
+def no_lighttpd(config: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lighttpd, "program", lambda: None)
+    elsewhere._configuration(config)
+
+
+def lighttpd_that_hangs(config: Config, patch: pytest.MonkeyPatch) -> None:
+    def late(*_: object) -> None:
+        raise subprocess.TimeoutExpired("lighttpd", 30)
+
+    patch.setattr(lighttpd, "read", late)
+    elsewhere._configuration(config)
+
+
+def configuration_of_junk(config: Config, _: pytest.MonkeyPatch) -> None:
+    config.lighttpd_config.write_text("junk {")
+    lighttpd.read(lighttpd.program() or "lighttpd", config.lighttpd_config)
+
+
+def another_program_by_that_name(_: Config, __: pytest.MonkeyPatch) -> None:
+    lighttpd.version("/bin/true")
+
+
+def site_without_an_address(config: Config, _: pytest.MonkeyPatch) -> None:
+    listeners.workers(replace(config, url="http://no-such-host.invalid/"))
+
+
+def another_web_server(config: Config, _: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as listener:
+        listeners.workers(replace(config, url=f"http://127.0.0.1:{listener.getsockname()[1]}/"))
+
+
+def kernel_without_sock_diag(_: Config, patch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    patch.setattr(sockdiag, "_ask", unknown)
+    sockdiag.tcp_listeners()
+
+
+# What provokes it, the exit code, what is said, and what to type next.
+REFUSALS: list[tuple[Provoke, int, str, str]] = [
+    (nobodys_account, 2, "there is no account nobody-of-this-name", "doctor"),
+    (senseless_adapter, 2, "release r1: the migration adapter 'voodoo' is not supported", "mend `migrate`"),
+    (nothing_that_takes_it_back, 2, "has no command that takes a migration back", "fab deploy --resume"),
+    (typed_by_hand, 2, "is sent by the laptop, not typed", "fab deploy"),
+    (frame_of_junk, 3, "a frame can't be unpacked", "deploy again"),
+    (listing_of_junk, 3, "no listing of this version", "fab setup"),
+    (release_that_serves, 3, "release r1 is in use", "swap to another release first"),
+    (manifest_of_junk, 2, ".deploytools.json of r1 can't be read", "deploy again"),
+    (manifest_that_says_nothing, 2, "is not usable: ", "release r1 can't be started"),
+    (shared_outside, 2, "'../other' can't be shared", "deploy.shared"),
+    (shared_twice, 2, "'var/cache' is shared twice", "deploy.shared"),
+    (shared_over_a_file, 3, "the release has a file of its own there", "`shared` in fabric.yaml"),
+    (disk_that_fails, 3, "can't be put together: [Errno 5]", "deploy again"),
+    (disk_that_is_full, 3, "is full: No space left on device", "df -h"),
+    (another_release_of_that_name, 3, "there is another release r1 already", "`release discard r1`"),
+    (disk_that_can_not_be_flushed, 3, "can't be written to the disk: sync", ""),
+    (journal_of_junk, 2, "standard input is no journal: line 1", ""),
+    (journal_of_nothing, 2, "there is no record on standard input", ""),
+    (journal_that_is_damaged, 3, "is damaged: line 1 is no JSON object", "has a copy"),
+    (swap_on_a_full_disk, 3, "No space left on device: ", "make room"),
+    (record_of_junk, 3, "is not a generation's record", "then remove"),
+    (number_of_junk, 3, "should hold the number of the newest generation", "write a number into"),
+    (socket_that_is_no_link, 2, "is no symbolic link", "`swap` then starts"),
+    (path_of_a_socket_that_is_too_long, 2, "the path of the socket is longer than", "a shorter deploy.root"),
+    (variables_that_are_too_long, 2, "are longer than 120000 bytes", "below `shared`"),
+    (web_server_without_an_account, 2, "there is no account nobody-of-this-name", "set webserver.user"),
+    (generation_that_stays, 7, "an old generation is left over: [Errno 13]", "swap --reap"),
+    (unit_that_is_missing, 2, "this host has no unit deploytools-guestbook@.service", "fab setup"),
+    (unit_that_does_not_start, 3, "systemd can't start deploytools-guestbook@1.service", "journalctl -u"),
+    (unit_that_does_not_stop, 3, "systemd can't stop generation 1", "systemctl status"),
+    (drain_of_a_site_that_is_up, 3, "this host is not in maintenance: new requests", "/down"),
+    (switch_without_a_directory, 3, "can't be made: No such file or directory", "fab setup"),
+    (access_log_without_lighttpd, 3, "lighttpd is not there to be asked for its access log", ""),
+    (access_log_that_there_is_not, 3, "lighttpd has no access log", ""),
+    (access_log_that_can_not_be_read, 3, "/nowhere/log can't be read: No such file", ""),
+    (no_lighttpd, 3, "there is no lighttpd to ask for its configuration", "apt-get install lighttpd"),
+    (lighttpd_that_hangs, 3, "lighttpd does not print its configuration", "lighttpd -p -f"),
+    (configuration_of_junk, 3, "lighttpd can't read", "lighttpd -p -f"),
+    (another_program_by_that_name, 3, "/bin/true -v doesn't tell its version", "reinstall lighttpd"),
+    (site_without_an_address, 2, "this host can't resolve no-such-host.invalid", "webserver.url"),
+    (another_web_server, 2, "answers at http://127.0.0.1:", "let webserver.url"),
+    (kernel_without_sock_diag, 3, "the kernel does not tell who holds a TCP socket", "modprobe tcp_diag"),
+]
+
+
+@pytest.mark.parametrize(
+    ("provoke", "code", "what", "step"), REFUSALS, ids=[each[0].__name__ for each in REFUSALS]
+)
+def test_it_is_told(
+    provoke: Provoke, code: int, what: str, step: str, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Failure) as told:
+        provoke(config, monkeypatch)
+
+    assert what in told.value.what
+    assert told.value.exit_code == code
+    assert step in told.value.next

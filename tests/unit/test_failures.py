@@ -1,0 +1,255 @@
+"""What this computer or the way to a host can do to an operation: each is provoked, and told in words."""
+
+from __future__ import annotations
+
+import json
+import pwd
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from deploytools import plan, provisioning, survey
+from deploytools.commands import Command
+from deploytools.errors import DeployError, OperationFailed, Unreachable, UsageError
+from deploytools.executor import ProjectConfig
+from deploytools.fleet import Fleet, Unreached
+from deploytools.releasing import _disk_troubles
+from deploytools.releasing.export import _archive
+from deploytools.remote import Remote, Result
+from deploytools.sandbox import checks, demo, layout, processes, repository
+from deploytools.sandbox.layout import Layout
+from deploytools.settings import Host
+from deploytools.setup.sudo import sudoers
+from deploytools.ssh import options, routes
+from deploytools.tasks import deploy, look, start
+from tests.support.answering import Link
+from tests.support.checkouts import checkout
+from tests.support.values import BASE, settings
+
+Provoke = Callable[[Path, pytest.MonkeyPatch], object]
+
+
+def fabric_variable(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("FABRIC_PORT", "many")
+    ProjectConfig().load_shell_env()
+
+
+def two_windows(_: Path, __: pytest.MonkeyPatch) -> None:
+    status = {"maintenance": {"state": "down", "run_id": "run-1"}}
+    plan.open_window({"web1": status, "web2": {"maintenance": {"state": "down", "run_id": "run-2"}}})
+
+
+def no_ssh(place: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("PATH", str(place))
+    options._ask(["-G", "web1"], "web1")
+
+
+def slow_ssh(_: Path, patch: pytest.MonkeyPatch) -> None:
+    def late(*_: Any, **__: Any) -> None:
+        raise subprocess.TimeoutExpired("ssh", options.PATIENCE)
+
+    patch.setattr(options.subprocess, "run", late)
+    options._ask(["-G", "web1"], "web1")
+
+
+def jump_host_of_another_thread(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(routes, "PATIENCE", 0.01)
+    shared = routes._Shared(Remote(Host("jump")))
+    with shared._lock:
+        shared.open()
+
+
+def jump_hosts_in_a_circle(_: Path, __: pytest.MonkeyPatch) -> None:
+    Remote(Host("jump"), behind=("web1",))._gateway("web1", "")
+
+
+def no_session(_: Path, patch: pytest.MonkeyPatch) -> None:
+    remote = Remote(Host("web1"))
+    patch.setattr(remote, "open", lambda: None)
+    remote._session()
+
+
+def shell_that_runs_nothing(_: Path, patch: pytest.MonkeyPatch) -> None:
+    nobody = SimpleNamespace(pw_name="ann", pw_shell="/usr/sbin/nologin")
+    patch.setattr(checks, "account", lambda: nobody)
+    checks.login()
+
+
+def place_that_can_not_be_made(place: Path, _: pytest.MonkeyPatch) -> None:
+    (place / "file").write_text("")
+    with checks.alone(place / "file" / ".sandbox"):
+        pass
+
+
+def nobodys_account(_: Path, patch: pytest.MonkeyPatch) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    patch.setattr(pwd, "getpwuid", unknown)
+    layout.account()
+
+
+def process_that_can_not_be_ended(place: Path, _: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    stays = processes.Process(gone.pid, 1, 1)
+    now = iter(range(0, 1000, 5))
+    processes.stop(Layout(place), find=lambda _: {stays}, clock=lambda: next(now), sleep=lambda _: None)
+
+
+def repository_that_is_none(place: Path, _: pytest.MonkeyPatch) -> None:
+    repository._git(place, "log")
+
+
+def visitors_of_no_sandbox(place: Path, _: pytest.MonkeyPatch) -> None:
+    with demo.visitors(place, place / "out"):
+        pass
+
+
+def no_visitor(place: Path, patch: pytest.MonkeyPatch) -> None:
+    (place / ".sandbox").mkdir()
+    layout.save(Layout(place / ".sandbox", 1, 2))
+    patch.setattr(demo.sys, "executable", "true")
+    with demo.visitors(place, place / "out"):
+        pass
+
+
+def visitors_that_tell_nothing(place: Path, _: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["true"]) as process:
+        demo.Crowd(process, place / "out").result()
+
+
+def command_of_the_demo(place: Path, _: pytest.MonkeyPatch) -> None:
+    demo.typed(place, Path("/bin/false"))("status")
+
+
+def disk_without_room(_: Path, __: pytest.MonkeyPatch) -> None:
+    with _disk_troubles():
+        raise OSError(28, "No space left on device", "export")
+
+
+def damaged_repository(place: Path, _: pytest.MonkeyPatch) -> None:
+    _archive(checkout(place / "checkout"), "0" * 40, place)
+
+
+def export_without_a_place(place: Path, _: pytest.MonkeyPatch) -> None:
+    _archive(checkout(place / "checkout"), "HEAD", place / "nowhere")
+
+
+def answer_that_was_cut(_: Path, __: pytest.MonkeyPatch) -> None:
+    _, silent = survey._answers({"web1": Unreached(OSError("no route to host"))})
+    raise survey.silence("status", silent, 1)
+
+
+def lock_without_a_journal(_: Path, __: pytest.MonkeyPatch) -> None:
+    class Refusing(Link):
+        def run(self, command: Command, on_line: object = None, dialog: object = None) -> Result:
+            error = {"what": "there is no journal of run run-1", "where": "web1", "state": "", "next": ""}
+            return Result(2, json.dumps({"ok": False, "error": error}), "", 0.1)
+
+    fleet: Fleet[Any] = Fleet([Host("web1")], lambda host: Refusing(str(host), {}))
+    survey.read_journal(fleet, settings(hosts=["web1"]), "run-1")
+
+
+def nobody_to_ask(_: Path, __: pytest.MonkeyPatch) -> None:
+    deploy._confirm(BASE, yes=False, json=True)
+
+
+def set_up_without_a_link(_: Path, __: pytest.MonkeyPatch) -> None:
+    trouble = provisioning._trouble(Unreached(OSError("no route to host")), "fab setup", plan_only=True)
+    assert trouble is not None
+    raise provisioning._failed("fab setup", {"web1": trouble}, ())
+
+
+def capitals_for_sudo(_: Path, __: pytest.MonkeyPatch) -> None:
+    sudoers(settings(), "DEPLOY")
+
+
+# What provokes it, the class, what is said, and what to type next.
+FAILURES: list[tuple[Provoke, type[DeployError], str, str]] = [
+    (fabric_variable, UsageError, "a FABRIC_* variable doesn't fit", "env | grep ^FABRIC_"),
+    (two_windows, UsageError, "in maintenance by different runs", "fab maint-up --force RUN_ID"),
+    (no_ssh, UsageError, "the program ssh is missing", "apt install openssh-client"),
+    (slow_ssh, UsageError, "ssh did not finish reading its configuration", "ssh -G"),
+    (jump_host_of_another_thread, Unreachable, "the jump host jump was not connected", "ssh -v jump true"),
+    (
+        jump_hosts_in_a_circle,
+        UsageError,
+        "ProxyJump goes round in circles: web1 -> jump -> web1",
+        "ssh -G jump",
+    ),
+    (no_session, Unreachable, "web1 lets us in but starts no session: not connected", "sshd's log on web1"),
+    (shell_that_runs_nothing, UsageError, "ann can't run commands over ssh", "an ordinary shell"),
+    (place_that_can_not_be_made, UsageError, "the sandbox can't be made: Not a directory", "mend that"),
+    (nobodys_account, UsageError, "has no account, so sshd can't let it in", "a user that has an account"),
+    (process_that_can_not_be_ended, OperationFailed, "can't be ended", "fab sandbox.down"),
+    (repository_that_is_none, OperationFailed, "git log failed in the sandbox's repository", "sandbox.reset"),
+    (visitors_of_no_sandbox, OperationFailed, "there is no sandbox any more", "make demo"),
+    (no_visitor, OperationFailed, "no visitor came", "said above"),
+    (visitors_that_tell_nothing, OperationFailed, "the visitors told nothing", "fab on sandbox status"),
+    (command_of_the_demo, OperationFailed, "that ended with exit code 1", "then make demo again"),
+    (disk_without_room, OperationFailed, "can't be made: No space left on device", "df -h"),
+    (damaged_repository, OperationFailed, "git archive failed: fatal: not a", "fsck"),
+    (export_without_a_place, OperationFailed, "the export can't be unpacked: tar", "TMPDIR"),
+    (answer_that_was_cut, Unreachable, "status has no answer from 1 of 1 hosts", "fab doctor"),
+    (
+        lock_without_a_journal,
+        UsageError,
+        "run run-1 holds the lock, but has no journal",
+        "fab unlock --force",
+    ),
+    (nobody_to_ask, UsageError, "with --json nobody is asked", "add --yes"),
+    (set_up_without_a_link, OperationFailed, "no route to host", "fab setup"),
+    (capitals_for_sudo, UsageError, "can't be called DEPLOY", "small letters"),
+]
+
+
+@pytest.mark.parametrize(
+    ("provoke", "kind", "what", "step"), FAILURES, ids=[each[0].__name__ for each in FAILURES]
+)
+def test_it_is_told(
+    provoke: Provoke,
+    kind: type[DeployError],
+    what: str,
+    step: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(kind) as told:
+        provoke(tmp_path, monkeypatch)
+
+    assert what in "\n".join([told.value.what, *told.value.details])
+    assert told.value.state
+    assert step in str(told.value.next)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "what"),
+    [
+        (start.setup, {"purge": True}, "--purge goes with --remove only"),
+        (
+            start.setup,
+            {"remove": True, "install_packages": True},
+            "--install-packages doesn't go with --remove",
+        ),
+        (
+            look.resolve,
+            {"as_": "perhaps", "reason": "I looked"},
+            "'perhaps' is neither applied nor not-applied",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_end_a_task_before_it_asks_a_host(
+    task: Any, options: dict[str, Any], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Exit) as ended:
+        task.body(Context(), **options)
+
+    assert ended.value.code == 2
+    assert f"error: {what}" in capsys.readouterr().err
