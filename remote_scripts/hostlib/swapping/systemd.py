@@ -25,6 +25,8 @@ UNITS = Path("/etc/systemd/system")
 ENDED = ("inactive", "failed")  # states of a unit
 # What systemd's journal calls the end of a unit's process: SD_MESSAGE_UNIT_PROCESS_EXIT of sd-messages.h.
 PROCESS_EXITED = "98e322203f7a4ed290d09fe03c09fe15"
+# How long the journal may take, in seconds: the way back of a swap waits for what it tells.
+JOURNAL = 5.0
 
 
 def runs() -> bool:
@@ -123,18 +125,19 @@ def ended_before(unit: str) -> str:
 
     It tells root, and nobody where there is none.
     """
-    found = _run(
-        "journalctl",
-        "--quiet",
-        f"--unit={unit}",
-        f"MESSAGE_ID={PROCESS_EXITED}",
-        "--lines=1",
-        "--output=json",
-    )
     try:
+        found = _run(
+            "journalctl",
+            "--quiet",
+            f"--unit={unit}",
+            f"MESSAGE_ID={PROCESS_EXITED}",
+            "--lines=1",
+            "--output=json",
+            timeout=JOURNAL,
+        )
         told = json.loads(found.stdout)
         code, status = str(told["EXIT_CODE"]), int(told["EXIT_STATUS"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, subprocess.TimeoutExpired):
         return "it ended, and was started again"
     return how_it_ended(status if code == "exited" else -status)
 
@@ -152,5 +155,7 @@ def _systemctl(*argv: str) -> subprocess.CompletedProcess[str]:
     return _run("systemctl", *argv)
 
 
-def _run(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+def _run(*argv: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout
+    )
