@@ -330,7 +330,8 @@ def still_down(statuses: Mapping[str, Status], silent: Mapping[str, Silence], ru
     if down:
         lines += [
             f"still in maintenance: {names(down, every)}",
-            f"next: fab deploy --with-downtime takes the window over; fab maint-up --force {run_id} ends it",
+            f"next: fab deploy --with-downtime takes the window over; fab maint-up --force {run_id} ends it,"
+            " where what serves fits the schema (fab migrate --status)",
         ]
     return lines
 

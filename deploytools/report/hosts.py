@@ -182,7 +182,8 @@ def _runs(statuses: Mapping[str, Status], lock: Mapping[str, Any] | None) -> lis
     for run_id in sorted({str(one) for one in windows if one} - {str((lock or {}).get("run_id"))}):
         lines += [
             f"run {run_id} has left its window open, and holds the lock no more",
-            f"  fab deploy --with-downtime takes it over; fab maint-up --force {run_id} lifts it",
+            f"  fab deploy --with-downtime takes it over; fab maint-up --force {run_id} lifts it,"
+            " where what serves fits the schema (fab migrate --status)",
         ]
     return lines
 

@@ -256,6 +256,7 @@ def test_a_lock_that_is_dropped_leaves_a_window_and_that_is_said() -> None:
     assert survey.still_down(statuses, silent, "run-1") == [
         "no answer from web4: it may still be in maintenance",
         "still in maintenance: web1, web3",
-        "next: fab deploy --with-downtime takes the window over; fab maint-up --force run-1 ends it",
+        "next: fab deploy --with-downtime takes the window over; fab maint-up --force run-1 ends it,"
+        " where what serves fits the schema (fab migrate --status)",
     ]
     assert survey.still_down({"web1": {"maintenance": {"state": "up"}}}, {}, "run-1") == []
