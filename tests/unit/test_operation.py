@@ -233,6 +233,25 @@ def test_another_laptop_that_resumes_has_a_whole_copy_of_the_journal(
     assert [json.loads(line) for line in copy] == held.stored
 
 
+def test_an_abort_of_a_roll_that_was_not_to_go_back_swaps_back_what_was_begun_when_its_operator_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    world = World({("web2", "swap"): [failing("not ready")]})
+    roll = plans.rolling_plan(replace(WINDOW, steps=(), window=False), SETTINGS, rollback=False)
+    with fleet(world, "web1", "web2") as both, pytest.raises(InMaintenance):
+        operation.carry_out(roll, SETTINGS, both, Silent())
+    swaps = [number for number, record in enumerate(world.stored) if record.get("step") == "swap"]
+    del world.stored[swaps[-2] + 1 :]  # web2's intent is the last that is known
+    world.said.clear()
+
+    with fleet(world, "web1", "web2") as both:
+        operation.resume(world.stored, SETTINGS, both, Silent(), abort=True)  # type: ignore[arg-type]
+
+    assert {host for host, word in world.said if word == "swap"} == {"web1", "web2"}
+    assert world.stored[-1]["verdict"] == "reverted"
+
+
 def test_a_host_that_is_away_stops_a_resumed_run_before_it_does_anything(
     held: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
