@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
+import io
 import json
 import socket
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hostlib import program
 from hostlib.migrating import adapters, migration_following
 from hostlib.program import Config, Failure
 from hostlib.releasing import inlet, listing, manifest, releases, shared, staging
 from hostlib.runs import journals
-from hostlib.swapping import account, generations, launch, managers, retiring, systemd, unixsockets
+from hostlib.swapping import (
+    account,
+    barrier,
+    direct,
+    generations,
+    launch,
+    managers,
+    retiring,
+    systemd,
+    unixsockets,
+)
 from hostlib.switch import draining, maintenance
-from hostlib.webserver import accesslog, elsewhere, lighttpd, listeners, sockdiag
+from hostlib.webserver import accesslog, elsewhere, lighttpd, listeners, sockdiag, web
+from hostsetup import remove, trust
+from hostsetup.bundle import Refused
 
 from tests.support.ports import free_port
+from tests.support.webhost import WebHost
 
 Provoke = Callable[[Config, pytest.MonkeyPatch], object]
 
@@ -275,6 +292,77 @@ def kernel_without_sock_diag(_: Config, patch: pytest.MonkeyPatch) -> None:
     sockdiag.tcp_listeners()
 
 
+def configuration_that_is_missing(config: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(program, "HERE", config.root)
+    program.load_config()
+
+
+def nobody_who_says_go(_: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("sys.stdin", io.StringIO())
+    program.wait_until_told(argparse.Namespace(when_told=True, json=True))
+
+
+def link_out_of_the_release(_: Config, __: pytest.MonkeyPatch) -> None:
+    listing.check_link(b"public/passwd", b"../../etc/passwd")
+
+
+def application_that_crashes_behind_the_web_server(_: Config, __: pytest.MonkeyPatch) -> None:
+    lives = iter([generations.Life(7), generations.Life(None, ended="it was killed by SIGSEGV")])
+    healthy = barrier.judge(manifest.Health("/", 200, None), lambda: next(lives))
+    healthy(web.Answer(500, {}, b"", None))
+
+
+def application_that_stays_bad(_: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(barrier, "BAD_ANSWERS_FOR", -1.0)
+    healthy = barrier.judge(manifest.Health("/", 200, None), lambda: generations.Life(7))
+    healthy(web.Answer(404, {}, b"", None))
+
+
+def process_that_can_not_be_killed(config: Config, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(direct, "KILL_GRACE", 0.0)
+    patch.setattr(direct, "_signal", lambda *_: None)
+    patch.setattr(direct.Direct, "_members", lambda *_: [SimpleNamespace(pid=7)])
+    direct.Direct(config, term_grace=0.0).stop(record(config))
+
+
+def directory_in_a_circle(place: Path) -> None:
+    (place / "srv").symlink_to("srv")
+    list(trust.passed(place / "srv" / "guestbook"))
+
+
+def purge_with_something_mounted(_: Path) -> None:
+    remove.nothing_mounted(Path("/proc"))
+
+
+@pytest.mark.parametrize(
+    ("provoke", "what", "step"),
+    [
+        (directory_in_a_circle, "leads in a circle", "put a directory in its place"),
+        (purge_with_something_mounted, "something is mounted on /proc", "leave out --purge"),
+    ],
+)
+def test_what_set_up_refuses_is_told(
+    provoke: Callable[[Path], None], what: str, step: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Refused) as told:
+        provoke(tmp_path)
+
+    assert what in told.value.what
+    assert told.value.state == "nothing was changed"
+    assert step in told.value.next
+
+
+def test_doctor_that_is_told_nonsense_says_so() -> None:
+    host = WebHost()
+    try:
+        ran = host.run("doctor", "--expected", stdin="junk")
+    finally:
+        host.__exit__()
+
+    assert ran.code == 2
+    assert "standard input is not as --expected wants it" in ran.error["what"]
+
+
 # What provokes it, the exit code, what is said, and what to type next.
 REFUSALS: list[tuple[Provoke, int, str, str]] = [
     (nobodys_account, 2, "there is no account nobody-of-this-name", "doctor"),
@@ -318,6 +406,12 @@ REFUSALS: list[tuple[Provoke, int, str, str]] = [
     (another_program_by_that_name, 3, "/bin/true -v doesn't tell its version", "reinstall lighttpd"),
     (site_without_an_address, 2, "this host can't resolve no-such-host.invalid", "webserver.url"),
     (another_web_server, 2, "answers at http://127.0.0.1:", "let webserver.url"),
+    (configuration_that_is_missing, 2, "config.json can't be used: ", "fab setup"),
+    (nobody_who_says_go, 2, "it was not told to begin", ""),
+    (link_out_of_the_release, 3, "is refused: it is a symbolic link to ../../etc/passwd", "source.exclude"),
+    (application_that_crashes_behind_the_web_server, 3, "behind the web server it was killed by SIGSEGV", ""),
+    (application_that_stays_bad, 3, "the web server answers 404, not", ""),
+    (process_that_can_not_be_killed, 3, "does not end on SIGKILL: pid 7", "ps -o pid"),
     (kernel_without_sock_diag, 3, "the kernel does not tell who holds a TCP socket", "modprobe tcp_diag"),
 ]
 

@@ -14,10 +14,10 @@ import pytest
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from deploytools import plan, provisioning, survey
+from deploytools import executor, plan, provisioning, survey
 from deploytools.commands import Command
 from deploytools.errors import DeployError, OperationFailed, Unreachable, UsageError
-from deploytools.executor import ProjectConfig
+from deploytools.executor import OnceExecutor, ProjectConfig
 from deploytools.fleet import Fleet, Unreached
 from deploytools.releasing import _disk_troubles
 from deploytools.releasing.export import _archive
@@ -28,7 +28,7 @@ from deploytools.settings import Host
 from deploytools.setup.sudo import sudoers
 from deploytools.ssh import options, routes
 from deploytools.tasks import deploy, look, start
-from tests.support.answering import Link
+from tests.support.answering import Hosts, Link
 from tests.support.checkouts import checkout
 from tests.support.values import BASE, settings
 
@@ -171,6 +171,14 @@ def capitals_for_sudo(_: Path, __: pytest.MonkeyPatch) -> None:
     sudoers(settings(), "DEPLOY")
 
 
+def environment_for_nothing(_: Path, __: pytest.MonkeyPatch) -> None:
+    OnceExecutor.expand_calls(Any, [SimpleNamespace(name="on")])
+
+
+def no_open_run(_: Path, __: pytest.MonkeyPatch) -> None:
+    survey.open_lock(Hosts({"web1": {"lock": None}}).fleet, settings(hosts=["web1"]))
+
+
 # What provokes it, the class, what is said, and what to type next.
 FAILURES: list[tuple[Provoke, type[DeployError], str, str]] = [
     (fabric_variable, UsageError, "a FABRIC_* variable doesn't fit", "env | grep ^FABRIC_"),
@@ -204,6 +212,8 @@ FAILURES: list[tuple[Provoke, type[DeployError], str, str]] = [
         "run run-1 holds the lock, but has no journal",
         "fab unlock --force",
     ),
+    (environment_for_nothing, UsageError, "`on` chooses an environment", "fab on ENVIRONMENT TASK"),
+    (no_open_run, UsageError, "no run is open", "fab"),
     (nobody_to_ask, UsageError, "with --json nobody is asked", "add --yes"),
     (set_up_without_a_link, OperationFailed, "no route to host", "fab setup"),
     (capitals_for_sudo, UsageError, "can't be called DEPLOY", "small letters"),
@@ -253,3 +263,14 @@ def test_options_that_make_no_sense_end_a_task_before_it_asks_a_host(
 
     assert ended.value.code == 2
     assert f"error: {what}" in capsys.readouterr().err
+
+
+def test_who_has_no_migrations_is_told_the_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "current_settings", lambda _: settings(migrate={"adapter": None}))
+
+    with pytest.raises(Exit):
+        look.migrations.body(Context())
+
+    assert "fabric.yaml says of no migrations" in capsys.readouterr().err
