@@ -134,7 +134,7 @@ def leave_alone_what_is_in_use(config: Config) -> None:
     try:
         held = deploylock.holder(config)
         told = held and (deploylock.describe(held), held["run_id"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (Failure, OSError, ValueError, TypeError, KeyError) as error:
         raise Refused(
             f"who holds the lock can't be read: {error}",
             next=f"look at {config.state}/lock; if no run is open, remove that directory",
