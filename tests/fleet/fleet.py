@@ -10,6 +10,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +32,8 @@ PROGRAMS = [
     "apt-get",
     "dpkg",
 ]
+# What Debian's lighttpd runs for its table of file types at each start, reload and look at its configuration.
+MIME_TYPES = "usr/share/lighttpd/create-mime.conf.pl"
 FABRIC_YAML = """\
 tasks: {{executor_class: deploytools.executor.OnceExecutor}}
 deploy:
@@ -39,6 +42,13 @@ deploy:
   ssh_config: {ssh_config}
   app: {{command: /usr/bin/php-cgi}}
 """
+
+
+@cache
+def _mime_types(base: Path) -> str:
+    """What it prints: always the same, and Perl takes longer for it than lighttpd for all the rest."""
+    argv = ["chroot", str(base), f"/{MIME_TYPES}"]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def missing() -> list[str]:
@@ -157,6 +167,7 @@ class Fleet:
     def _prepare(self, host: Host) -> None:
         """Give a host its disk, its network, its identity, and its operator's key."""
         host.unpack()
+        (host.root / MIME_TYPES).write_text(f"#!/bin/sh\ncat <<'END'\n{_mime_types(host.base)}END\n")
         etc = host.root / "etc"
         (etc / "hostname").write_text(f"{host.name}\n")
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")

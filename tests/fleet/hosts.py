@@ -79,6 +79,7 @@ class Host:
         self.host_key = ""
         self._place, self._holder, self._images = place, holder, images
         self._inside = INSIDE / name
+        self._leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._cable: subprocess.Popen[str] | None = None
 
@@ -371,11 +372,26 @@ class Host:
         return Path(f"/proc/{self._holder}/root{self._inside}/root")
 
     @property
+    def base(self) -> Path:
+        """The image below all others, as this machine sees it."""
+        return self._images[-1].tree
+
+    @property
     def leader(self) -> int:
         """Its systemd's process id on this machine."""
-        leaders = [pid for pid in self.pids() if _is_init(pid)]
-        assert leaders, f"{self.name} is not running"
-        return leaders[0]
+        if not self._leads(self._leader):
+            leaders = [pid for pid in self.pids() if _is_init(pid)]
+            assert leaders, f"{self.name} is not running"
+            self._leader = leaders[0]
+        return self._leader
+
+    def _leads(self, pid: int) -> bool:
+        """Whether it is still this host's, which is cheaper to ask than to look through all its processes."""
+        try:
+            cgroups = Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            return False
+        return f"/{self._place.name}/{self.name}/" in cgroups and _is_init(pid)
 
     def _in_fleet(self, *argv: str) -> str:
         done = subprocess.run(
@@ -413,7 +429,7 @@ def _is_init(pid: int) -> bool:
     except OSError:
         return False
     ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
-    return len(ids) > 2 and ids[-1] == "1"
+    return len(ids) > 2 and ids[-1] == "1" and "\nState:\tZ" not in status
 
 
 def _greets(address: str, port: int, greeting: bytes) -> bool:

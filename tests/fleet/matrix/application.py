@@ -86,7 +86,10 @@ points.arrange()
 # As it is when v1 has been deployed, after what migrations/0001.sql says; on standard input of psql.
 BEFORE = "begin; drop table if exists notes, migrations; create table migrations (name text primary key);\n"
 AFTER = "insert into migrations values ('0001'); commit;\n"
-PSQL = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "app", "app"]
+# Themselves, without the search for a cluster that Debian's wrappers in Perl begin with.
+PROGRAMS = "/usr/lib/postgresql/15/bin"
+READY = [f"{PROGRAMS}/pg_isready", "-q", "-h", "/var/run/postgresql"]
+PSQL = [f"{PROGRAMS}/psql", "-h", "/var/run/postgresql", "-XAtq", "-v", "ON_ERROR_STOP=1", "app", "app"]
 
 
 def begin(fleet: Fleet) -> None:
@@ -166,6 +169,6 @@ def wait_for_database(host: Host) -> None:
     """Wait until the server answers; after a crash it takes a moment."""
 
     def answers() -> bool:
-        return host.run("pg_isready -q", check=False).returncode == 0
+        return host.run(READY, check=False).returncode == 0
 
     wait_until(answers, lambda: f"PostgreSQL of {host.name}")

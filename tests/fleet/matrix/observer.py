@@ -63,6 +63,8 @@ class Observer:
         self._argv = [sys.executable, __file__, str(file), *(f"{name}={at}" for name, at in hosts.items())]
         self._file = file
         self._process: subprocess.Popen[bytes] | None = None
+        self._seen: list[Seen] = []
+        self._read = 0  # bytes of the file that are in _seen
 
     def __enter__(self) -> Observer:
         self._file.touch()
@@ -79,12 +81,16 @@ class Observer:
         """The requests that began at that moment or later and have come to their end."""
         assert self._process is not None
         assert self._process.poll() is None, "the observer has ended"
-        with self._file.open() as file:
-            found = [_read(line) for line in file if line.endswith("\n")]
-        return [seen for seen in found if seen.began >= began]
+        # Only what is new: this is polled, and the file grows by dozens of lines a second.
+        with self._file.open("rb") as file:
+            file.seek(self._read)
+            new = [line for line in file if line.endswith(b"\n")]
+        self._read += sum(map(len, new))
+        self._seen += map(_read, new)
+        return [seen for seen in self._seen if seen.began >= began]
 
 
-def _read(line: str) -> Seen:
+def _read(line: bytes) -> Seen:
     told = json.loads(line)
     return Seen(**{**told, "met": told["met"] and tuple(told["met"])})
 
