@@ -14,6 +14,7 @@ from fabric.main import Fab
 from invoke.collection import Collection
 from invoke.exceptions import CollectionNotFound, Exit
 
+from deploytools import __version__
 from deploytools.command_line import ended, list_in_groups, refusing
 from deploytools.errors import DeployError
 from deploytools.project_file import check
@@ -40,6 +41,10 @@ class Program(Fab):  # type: ignore[misc]
     def list_flat(self) -> None:
         list_in_groups(self)
 
+    def print_version(self) -> None:
+        print(f"deploytools {__version__}")
+        super().print_version()
+
     def load_collection(self) -> None:
         try:
             super().load_collection()
@@ -54,7 +59,11 @@ class Program(Fab):  # type: ignore[misc]
 
 
 program = Program(
-    name="Fabric", version=fabric.__version__, executor_class=fabric.Executor, config_class=fabric.Config
+    name="Fabric",
+    binary="fab",
+    version=fabric.__version__,
+    executor_class=fabric.Executor,
+    config_class=fabric.Config,
 )
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Fabric parses the tasks right after it has imported the fabfile, and the fabfile
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,9 @@ from typing import Any
 import fabric.main
 from invoke.exceptions import Exit, ParseError
 
+from deploytools import guesses
 from deploytools.errors import DeployError, UsageError
+from deploytools.report.text import addressed, error_text
 
 
 def adapt_fabric() -> None:
@@ -63,81 +64,92 @@ def named(words: Sequence[str]) -> list[str]:
 
 
 def refusing(parse: Callable[[], None]) -> Callable[[], None]:
-    """The same, but a ParseError becomes an Exit with a message for people."""
+    """The same, but what can't be parsed becomes an Exit with a message for people.
+
+    A task in another spelling (`maint.down`, `hot-swap`) is taken for what it is.
+    """
+    program: Any = getattr(parse, "__self__", None)
 
     def parsed() -> None:
-        core = getattr(getattr(parse, "__self__", None), "core", None)
+        core = getattr(program, "core", None)
         if core is not None:
             core.unparsed = named(core.unparsed)
-        try:
-            parse()
-        except ParseError as error:
-            task = error.context.name if error.context is not None else None
-            refused = UsageError(
-                _MISSING.sub(_needs, str(error)).rstrip("!"),
-                where="the command line",
-                state="nothing was changed",
-                next=f"fab --help {task}" if task else _meant(str(error), parse),
-            )
-            raise ended(refused) from error
+        while True:
+            try:
+                parse()
+                _refuse_options_of_fabric(program)
+                return
+            except ParseError as error:
+                if not _respell(error, program):
+                    raise ended(_refused(error, program)) from error
+            except ValueError as error:
+                number = re.fullmatch(r"invalid literal for int\(\) with base 10: (.+)", str(error))
+                if number is None:
+                    raise
+                what = f"{number[1]} is no number"
+                raise ended(_usage(what, "a whole number there, then the same command again")) from error
 
     return parsed
 
 
-# What people try, and what they mean by it. None of it is another name of these tasks: `fab up` in the wrong
-# terminal would lift a window.
-_WORDS = {
-    "up": ("maint-up", "sandbox.up"),
-    "down": ("maint-down", "sandbox.down"),
-    "start": ("maint-up", "hotswap"),
-    "stop": ("maint-down",),
-    "maint": ("maint-down", "maint-up"),
-    "maintenance": ("maint-down", "maint-up"),
-    "preview": ("maint-preview",),
-    "abort": ("deploy --abort",),
-    "cancel": ("deploy --abort",),
-    "resume": ("deploy --resume",),
-    "continue": ("deploy --resume",),
-    "plan": ("deploy --plan", "setup --plan"),
-    "lock": ("status",),
-    "info": ("status",),
-    "health": ("status", "doctor"),
-    "ping": ("doctor",),
-    "logs": ("status", "history"),
-    "log": ("history", "report"),
-    "runs": ("history",),
-    "migrations": ("migrate",),
-    "schema": ("migrate",),
-    "install": ("setup",),
-    "provision": ("setup",),
-    "bootstrap": ("init", "setup"),
-    "upgrade": ("setup",),
-    "uninstall": ("setup --remove",),
-    "new": ("init",),
-    "revert": ("rollback",),
-    "undo": ("rollback",),
-    "release": ("deploy", "releases"),
-    "ship": ("deploy",),
-    "push": ("deploy",),
-    "reload": ("hotswap",),
-    "use": ("on",),
-    "environment": ("on",),
-    "sandbox": ("sandbox.up", "on sandbox status"),
-    "demo": ("sandbox.up",),
-}
+def _respell(error: ParseError, program: Any) -> bool:
+    """Put the task that was meant in the place of a word that is one but for its dots and dashes."""
+    unknown = _UNKNOWN.search(str(error))
+    if unknown is None or unknown[1].startswith("-") or unknown[1] not in program.core.unparsed:
+        return False
+    name = guesses.respelled(unknown[1], program.collection.task_names)
+    if name is not None:
+        program.core.unparsed[program.core.unparsed.index(unknown[1])] = name
+    return name is not None
 
 
-def _meant(message: str, parse: Callable[[], None]) -> str:
-    """Given the message about an unknown task, what to type instead."""
-    unknown = re.search(r"No idea what '(.*)' is", message)
-    collection = getattr(getattr(parse, "__self__", None), "collection", None)
-    if unknown is None or collection is None:
-        return "fab --list"
-    known: Sequence[str] = list(collection.task_names)
-    close = _WORDS.get(unknown[1]) or tuple(difflib.get_close_matches(unknown[1], known, n=2))
-    return "".join(f"fab {name}, or " for name in close) + "fab --list"
+def _refused(error: ParseError, program: Any) -> UsageError:
+    """What to tell of words that Invoke makes no sense of."""
+    what = _MISSING.sub(_needs, str(error)).rstrip("!")
+    context, unknown = error.context, _UNKNOWN.search(str(error))
+    known = list(program.collection.task_names) if getattr(program, "collection", None) else []
+    if context is None or context.name is None:
+        words = list(program.core.unparsed) if unknown else []
+        rest = words[words.index(unknown[1]) + 1 :] if unknown and unknown[1] in words else []
+        return _usage(what, guesses.task(unknown[1], rest, known) if unknown else "fab --list")
+    task = context.name
+    if task == "on" and unknown is None:
+        return _usage(
+            "`on` needs the name of an environment", "fab on ENVIRONMENT TASK, such as fab on sandbox status"
+        )
+    meant = guesses.option(task, unknown[1], context.flags, known) if unknown else f"fab --help {task}"
+    return _usage(what, addressed(meant, _chosen(program.core.unparsed)))
 
 
+def _chosen(words: Sequence[str]) -> str | None:
+    """The environment in `fab on staging deploy ...`."""
+    return words[1] if words[:1] == ["on"] and len(words) > 1 else None
+
+
+def _refuse_options_of_fabric(program: Any) -> None:
+    """Raise Exit where one of Fabric's own options stands behind a task of ours.
+
+    Fabric takes `-r v3` behind `deploy` for its --search-root, and would deploy what nobody meant.
+    """
+    ours = [
+        context.name for context in program.tasks if getattr(program.collection[context.name], "once", False)
+    ]
+    args = {max(arg.names, key=len): arg for arg in program.core_via_tasks.args.values()}
+    given = [name for name, arg in args.items() if arg.raw_value is not None and arg.got_value]
+    stray = [name for name in given if name not in ("help", "hosts")]
+    if ours and stray:
+        refused = _usage(
+            f"--{stray[0]} is an option of Fabric's own, and none of {ours[-1]}",
+            f"fab --help {ours[-1]}; Fabric's options stand before the task",
+        )
+        raise ended(refused)
+
+
+def _usage(what: str, next_command: str) -> UsageError:
+    return UsageError(what, where="the command line", state="nothing was changed", next=next_command)
+
+
+_UNKNOWN = re.compile(r"No idea what '(.*)' is")
 _MISSING = re.compile(r"'(\S+)' did not receive required positional arguments: (.+)")
 
 
@@ -149,6 +161,4 @@ def _needs(found: re.Match[str]) -> str:
 
 def ended(error: DeployError) -> Exit:
     """What ends `fab` with the error's text and exit code."""
-    from deploytools.report.text import error_text
-
     return Exit(error_text(error), code=error.exit_code)

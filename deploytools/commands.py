@@ -356,7 +356,10 @@ def _older(name: str, said: str) -> dict[str, str]:
 def _no_answer(name: str, exit_code: int, output: str) -> dict[str, str]:
     last = output.strip()[-2000:] or "it printed nothing"
     if exit_code == 127 and re.search(rf"\b{name}: (No such file or directory|not found)$", last):
-        return {"what": f"{name} is not installed: the host is not set up", "next": "fab setup"}
+        return {
+            "what": f"{name} is not installed: the host is not set up",
+            "next": "fab setup --as-user root",
+        }
     if exit_code in (126, 127):
         return {"what": f"{name} can't be run: {last}", "next": "fab setup"}
     if "sudo:" in output:

@@ -168,7 +168,7 @@ def current_settings(c: Context) -> Settings:
             "there is no section `deploy` that says where to deploy to",
             where=_file(c) if Path(_file(c)).exists() else f"{_file(c)}, which doesn't exist",
             state="nothing was changed",
-            next="fab init",
+            next="for the sandbox: fab on sandbox TASK; in a project of your own: python -m deploytools init",
         )
     return settings.load(
         raw,

@@ -11,8 +11,8 @@ from deploytools.errors import UsageError
 def parse_until(text: str, now: datetime | None = None) -> str:
     """Given +1h30m, HH:MM (the next one, in the laptop's time zone) or ISO 8601, return it as ISO 8601.
 
-    Raises UsageError for anything else, and for a moment that has passed. The host programs read the same
-    forms (hostlib.arguments).
+    The + may be left out. Raises UsageError for anything else, and for a moment that has passed.
+    The host programs read the same forms (hostlib.arguments).
     """
     now = (now or datetime.now(timezone.utc)).astimezone()
     moment = _parse(text.strip(), now)
@@ -44,7 +44,7 @@ def has_passed(moment: str | None, now: float) -> bool:
 
 
 def _parse(text: str, now: datetime) -> datetime | None:
-    if match := re.fullmatch(r"\+(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text):
+    if match := re.fullmatch(r"\+?(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text):
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return now + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     if match := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text):

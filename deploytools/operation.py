@@ -37,6 +37,7 @@ from deploytools.heartbeat import Heartbeat
 from deploytools.journal import Journal, Record
 from deploytools.plan import Plan, Target
 from deploytools.remote import Remote, connector
+from deploytools.report.text import address, addressed
 from deploytools.reporter import Reporter
 from deploytools.saga import Progress, Verdict
 from deploytools.settings import Host, Settings
@@ -413,11 +414,13 @@ def _notified(
     try:
         yield
     except DeployError as error:
+        address(error, settings.environment)
         ended = error
         raise
     finally:
         if settings.hooks.notify is not None and progress.verdict is not None:
             about = notification.message(records, reporter.visitors(), ended)
+            about["text"] = addressed(about["text"], settings.environment)
             try:
                 wrong = notification.tell(settings.hooks.notify, about, place=settings.project)
             except KeyboardInterrupt:  # meant for the hook: the run is over

@@ -417,6 +417,19 @@ def _not_everywhere(
     """Where a release that was asked for is, where not, and what there is instead."""
     has = [host for host, items in listed.items() if wanted in items]
     commit = next((listed[host][wanted].get("commit") for host in has), None)
+    of_it = [
+        name
+        for name in everywhere
+        if any(_made_of(items.get(name, {}), wanted) for items in listed.values()) and not has
+    ]
+    if of_it:
+        return UsageError(
+            f"{wanted} is no release, but what one was made of",
+            where="--to",
+            state="nothing was changed",
+            next=f"fab rollback --to {of_it[0]}",
+            details=[f"releases of {wanted} on every host: {', '.join(of_it)}"],
+        )
     lacking = [host for host in listed if host not in has]
     return UsageError(
         f"{wanted} is not on every host" if has else f"{wanted} is not on the hosts: pruned, or never there",
@@ -424,11 +437,17 @@ def _not_everywhere(
         state="nothing was changed",
         next=f"fab deploy --ref {commit}, which ships it anew"
         if commit
-        else f"on every host: {', '.join(everywhere) or 'none'}",
+        else "fab releases lists what is there; fab deploy --ref COMMIT ships one anew",
         details=[f"not on {', '.join(lacking)}", f"on every host: {', '.join(everywhere) or 'none'}"]
         if has
-        else ["fab deploy --ref COMMIT ships it anew"],
+        else [f"on every host: {', '.join(everywhere) or 'none'}"],
     )
+
+
+def _made_of(item: Mapping[str, Any], wanted: str) -> bool:
+    """Whether a release is of the ref or the commit `wanted`, which may be shortened as git does it."""
+    commit = str(item.get("commit") or "")
+    return item.get("ref") == wanted or (len(wanted) >= 7 and commit.startswith(wanted))
 
 
 def step_names() -> set[str]:
@@ -483,7 +502,9 @@ def policy(plan: Plan) -> list[str]:
     """Return the plan's failure policy in words; `saga` is the policy itself."""
     undoing = [step.undo for step in reversed(plan.steps) if step.undo and step.kind is not Kind.PIVOT]
     pivots = {step.name: step for step in plan.steps if step.kind is Kind.PIVOT}
-    lines = [f"If a step fails: {', '.join(undoing)}; the site stays up on what it ran before (exit code 3)."]
+    served = any(target.release for target in plan.targets)
+    stays = "the site stays up on what it ran before" if served else "nothing is served, as before"
+    lines = [f"If a step fails: {', '.join(undoing)}; {stays} (exit code 3)."]
     if MIGRATE_ONLINE in plan.steps:
         lines += [
             "Where anything is pending that its author has not labelled online-safe, nothing is changed.",
@@ -491,13 +512,13 @@ def policy(plan: Plan) -> list[str]:
         ]
     if not plan.window and SWAP.name in pivots:
         lines += [
-            "Once a host is on the new release it stays there: a host that fails after it stops the run,",
-            "which waits for `fab deploy --resume`, or `fab deploy --abort` to swap back (exit code 4).",
+            "Once a host is on the new release it stays there: a host that fails after it stops the run,"
+            " which waits for `fab deploy --resume`, or `fab deploy --abort` to swap back (exit code 4).",
         ]
     if MIGRATE.name in pivots:
         lines += [
-            "Once the migration may have changed the schema there is no way back: a failure then holds",
-            "maintenance, says where each host stands, and waits for `fab deploy --resume` (exit code 4).",
+            "Once the migration may have changed the schema there is no way back: a failure then holds"
+            " maintenance, says where each host stands, and waits for `fab deploy --resume` (exit code 4).",
         ]
     if MIGRATE.name in pivots and pivots[MIGRATE.name].undo:
         lines += ["Until visitors are let in, `fab deploy --abort` takes it back by migrate.rollback."]

@@ -10,6 +10,7 @@ from pathlib import Path
 from deploytools.detection import Found
 from deploytools.errors import UsageError
 from deploytools.settings import load
+from deploytools.settings.schema import split_address
 
 TEMPLATE = Path(__file__).parent / "templates" / "fabric.yaml"
 FABFILE = "from deploytools.tasks import ns  # noqa: F401\n"
@@ -68,9 +69,18 @@ def section(found: Found, hosts: Sequence[str]) -> dict[str, object]:
         "hosts": list(hosts),
         "shared": list(found.shared),
         "app": {"command": found.command, "env": found.env},
-        "webserver": {"document_root": found.document_root},
+        "webserver": {"document_root": found.document_root, "public_url": public_url(hosts[0])},
         "migrate": found.migrate or None,
     }
+
+
+def public_url(host: str) -> str | None:
+    """Where visitors reach a site for all that is known: at its first host. None for what is no host."""
+    address = split_address(host)
+    if not isinstance(address, dict):
+        return None
+    name = str(address["host"])
+    return f"http://[{name}]/" if ":" in name else f"http://{name}/"
 
 
 def rendered(found: Found, hosts: Sequence[str]) -> str:
@@ -82,6 +92,7 @@ def rendered(found: Found, hosts: Sequence[str]) -> str:
         "command": json.dumps(found.command),
         "env": json.dumps(found.env),
         "document_root": json.dumps(found.document_root),
+        "public_url": json.dumps(public_url(hosts[0])),
         "migrate": _migrate(found.migrate),
     }
     return re.sub(r"@(\w+)@", lambda place: values[place[1]], TEMPLATE.read_text())

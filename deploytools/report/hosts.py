@@ -82,7 +82,7 @@ def status_text(
     problems = [(host, problem) for host, each in statuses.items() for problem in each.get("problems") or ()]
     lines = [application, _table(statuses, silent, width), *_windows(statuses, every)]
     lines += [f"problem on {hosts}: {problem}" for problem, hosts in _alike(problems, every)]
-    lines += [f"not set up: {names(bare, every)}; next: fab setup"] if bare else []
+    lines += [f"not set up: {names(bare, every)}; next: fab setup --as-user root"] if bare else []
     lines += [f"no answer from {hosts}: {why}" for why, hosts in _alike(mute.items(), every)]
     lines += [f"{hosts}: {what}; next: fab setup" for what, hosts in _alike(outdated.items(), every)]
     lines += [f"schema, as {host} has it: {told}" for host, told in _schemas(statuses)]

@@ -17,17 +17,19 @@ from deploytools.probe import Sample, Seen, seen
 from deploytools.report.events import EventsReporter, Recorder
 from deploytools.report.plain import PlainReporter, to_stderr
 from deploytools.report.runs import described, summary
+from deploytools.report.text import addressed
 from deploytools.reporter import Reporter
 
 
 class Reporting(Reporter):
     """A reporter for one task. Left as a context, it prints the result of the run, if there was one.
 
-    That is the summary, or with `json` one object; of a run that failed, what it had come to.
+    That is the summary, or with `json` one object; of a run that failed, what it had come to. Commands in it
+    are for the `environment` that `fab on` chose.
     """
 
-    def __init__(self, *, json: bool = False) -> None:
-        self._json = json
+    def __init__(self, *, json: bool = False, environment: str | None = None) -> None:
+        self._json, self._environment = json, environment
         self._kept = Recorder(operation.journals)
         self._estimate: Estimate | None = None
         self._all: tuple[Reporter, ...] = (self._shown(), self._kept)
@@ -58,7 +60,8 @@ class Reporting(Reporter):
         if isinstance(error, DeployError):
             error.run = run
         if not self._json:
-            print(summary(self._kept.records, visitors, error.next if error else None))
+            told = summary(self._kept.records, visitors, error.next if error else None)
+            print(addressed(told, self._environment))
         elif error is None:
             print(json_.dumps({"ok": True, "exit_code": 0, "run": run}))
 
@@ -87,7 +90,8 @@ class Reporting(Reporter):
         self._each(lambda reporter: reporter.line(host, text))
 
     def note(self, text: str) -> None:
-        self._each(lambda reporter: reporter.note(text))
+        told = addressed(text, self._environment)
+        self._each(lambda reporter: reporter.note(told))
 
     def sample(self, sample: Sample) -> None:
         self._each(lambda reporter: reporter.sample(sample))

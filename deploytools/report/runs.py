@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from deploytools import saga
 from deploytools.hostnames import folded
-from deploytools.journal import Record, left_out, plan_of, times
+from deploytools.journal import Record, fold, left_out, plan_of, times
 from deploytools.probe import Seen
 from deploytools.report.text import seconds, shown, table, when
 from deploytools.saga import Verdict
@@ -18,7 +19,7 @@ def summary(records: Sequence[Record], visitors: Seen | None = None, next_: str 
     run = described(records, visitors)
     end = ended(run) if run["verdict"] else "interrupted, and open"
     first = f"{run['operation']} of {run['application']}: {end}{_why(run)}{_change(run)}"
-    told = [*facts(records, visitors), ("next", next_ or _next(run))]
+    told = [*facts(records, visitors), ("next", next_ or _next(run, records))]
     return shown("\n".join([first, *(f"  {word:10} {text}" for word, text in told if word != "release")]))
 
 
@@ -64,9 +65,13 @@ def _why(run: Mapping[str, Any]) -> str:
     return f" ({run['because']})" if run["because"] else ""
 
 
-def _next(run: Mapping[str, Any]) -> str:
+def _next(run: Mapping[str, Any], records: Sequence[Record]) -> str:
     """What is left to do where no error says so."""
-    return "fab maint-up ends maintenance" if run["operation"] == "maint-down" else "nothing"
+    if run["operation"] == "maint-down":
+        return "fab maint-up ends maintenance"
+    plan = plan_of(records)
+    down = () if plan.window or run["operation"] == "maint-up" else saga.down_before(plan, fold(records))
+    return f"{folded(down)} in maintenance as before: fab maint-up ends that" if down else "nothing"
 
 
 def ended(run: Mapping[str, Any]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from io import TextIOWrapper
 from typing import Any, TextIO, overload
@@ -44,6 +46,39 @@ def clean(text: str) -> str:
 def shown(text: str) -> str:
     """Lines in which there may be text of another machine, or of a colleague, as `clean` has it."""
     return "\n".join(map(clean, text.split("\n")))
+
+
+_TASKS = "deploy|doctor|history|hotswap|maint-|migrate|releases|report|rollback|setup|status|unlock"
+_COMMAND = re.compile(rf"\bfab ((?:-H \S+ )?)(?=(?:{_TASKS}))")
+
+
+def addressed(text: str, environment: str | None) -> str:
+    """`fab deploy` in a text as `fab on staging deploy`, where that is what was chosen: to copy and paste."""
+    if environment is None:
+        return text
+    return _COMMAND.sub(lambda found: f"fab {found[1]}on {shlex.quote(environment)} ", text)
+
+
+def address(error: DeployError, environment: str | None) -> None:
+    """The same for all that an error says."""
+    error.state = error.state and addressed(error.state, environment)
+    error.next = error.next and addressed(error.next, environment)
+    error.details = tuple(addressed(line, environment) for line in error.details)
+
+
+def wrapped(lines: Iterable[str], width: int | None) -> list[str]:
+    """Lines as they fit into a terminal: what is too long goes on below its own beginning."""
+    if width is None:
+        return list(lines)
+    told = []
+    for line in lines:
+        label = re.match(r" +(?:lock on +|\S+ +)?", line)
+        indent = " " * min(len(label[0]) if label else 2, width // 3)
+        fits = textwrap.wrap(
+            line, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True
+        )
+        told += fits or [line]
+    return told
 
 
 def writable(out: TextIO) -> None:

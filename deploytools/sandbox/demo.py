@@ -270,7 +270,11 @@ def main() -> int:
             fab("sandbox.down")
         else:
             made = layout.load(root)
-            print(f"\nThe sandbox goes on: {made.url if made else ''}\nIt is ended by: fab sandbox.down")
+            print(
+                f"\nThe sandbox goes on: {made.url if made else ''}\n"
+                "To play with it: . .venv/bin/activate; fab on sandbox status\n"
+                "It is ended by: fab sandbox.down"
+            )
     except DeployError as error:
         print(f"\ndemo: {error.what}", file=sys.stderr)
         for label, text in (("where", error.where), ("state", error.state), ("next", error.next)):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from deploytools.tasks.task import EVENTS, confirm, operation
 
 if TYPE_CHECKING:
     from deploytools.journal import Estimate
     from deploytools.plan import Plan
+    from deploytools.report.reporting import Reporting
     from deploytools.settings import Settings
 
-_EXCLUDE = "leave this host out; may be given several times"
+_EXCLUDE = "a HOST to leave out; may be given several times"
 _LOCK_WAIT = "how long to wait for another run that is at work, before the plan is made: 90s, 30m"
 _BATCH = "how many hosts at a time, after the first one: a number, or a share like 25%"
 
@@ -55,10 +57,10 @@ def deploy(
 ) -> None:
     """Ship a release and swap to it, dropping nothing.
 
-    Without: on one host, then --batch hosts at a time; migrates what is labelled online-safe, refuses while
-    anything else is pending. Where a host fails, all go back; with --no-rollback those that are on the new
-    release stay there, and the run waits (exit code 4).
-    With --with-downtime: the whole window. The first deploy is always one: nobody is served yet.
+    Without downtime, unless --with-downtime is given: on one host, then --batch hosts at a time. It migrates
+    what is labelled online-safe, and refuses while anything else is pending. Where a host fails, all go back;
+    with --no-rollback those that are on the new release stay there, and the run waits (exit code 4).
+    With --with-downtime it is the whole window. The first deploy always is: nobody is served yet.
 
     --resume goes on with the run that holds the lock, --abort backs out of it, from any laptop; not while its
     operator's process is at work. With --exclude HOST for good without that host; a migration that is done is
@@ -90,7 +92,7 @@ def deploy(
             },
         )
     settings = current_settings(c)
-    reporter = Reporting(json=json)
+    reporter = Reporting(json=json, environment=settings.environment)
     if resume or abort:
         with op.opened(settings, exclude) as fleet, reporter:
             lock = survey.open_lock(fleet, settings)
@@ -145,11 +147,9 @@ def deploy(
             shipped = replace(wanted, release=release, digest=parcel.digest, until=ends)
             try:
                 op.carry_out(shipped, settings, fleet, reporter, parcel)
-            except NeedsWindow:
-                window = plans.downtime_plan(base, settings, exclude=exclude or ())
-                reporter.note("with --with-downtime this would be:")
-                for line in plans.describe(window):
-                    reporter.note(line)
+            except NeedsWindow as error:
+                _tell_of_window(plans.downtime_plan(base, settings, exclude=exclude or ()), reporter)
+                error.next = _with_downtime(ref)
                 raise
 
 
@@ -187,7 +187,10 @@ def hotswap(
     from deploytools.report.reporting import Reporting
 
     settings, patience = current_settings(c), parse_wait(lock_wait)
-    with op.connected(settings, exclude) as fleet, Reporting(json=json) as reporter:
+    with (
+        op.connected(settings, exclude) as fleet,
+        Reporting(json=json, environment=settings.environment) as reporter,
+    ):
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         base = op.base_plan("hotswap", settings, statuses, exclude=exclude)
@@ -233,7 +236,10 @@ def rollback(
     from deploytools.report.reporting import Reporting
 
     settings, patience = current_settings(c), parse_wait(lock_wait)
-    with op.connected(settings, exclude) as fleet, Reporting(json=json) as reporter:
+    with (
+        op.connected(settings, exclude) as fleet,
+        Reporting(json=json, environment=settings.environment) as reporter,
+    ):
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
         on_hosts = survey.ask(fleet, settings, "release", "list")
@@ -256,7 +262,7 @@ def unlock(c: Any, force: str) -> None:
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
-    from deploytools.report.text import shown
+    from deploytools.report.text import addressed, shown
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
@@ -265,7 +271,19 @@ def unlock(c: Any, force: str) -> None:
             fleet, settings, "status", hosts=[str(host) for host in settings.hosts]
         )
     lines = [result.get("message", "unlocked"), *survey.still_down(statuses, silent, force)]
-    print(shown("\n".join(lines)))
+    print(addressed(shown("\n".join(lines)), settings.environment))
+
+
+def _tell_of_window(plan: Plan, reporter: Reporting) -> None:
+    from deploytools import plan as plans
+
+    reporter.note("with --with-downtime this would be:")
+    for line in plans.describe(plan):
+        reporter.note(line)
+
+
+def _with_downtime(ref: str | None) -> str:
+    return f"fab deploy{f' --ref {shlex.quote(ref)}' if ref is not None else ''} --with-downtime"
 
 
 def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
@@ -315,7 +333,7 @@ def _show(plan: Plan, expected: Estimate | None, json: bool, about: Sequence[str
         shown = {"plan": steps, "about": list(about), "expected": expected and asdict(expected)}
         print(dumps({"ok": True, **shown}))
     else:
-        print(_described(plan, expected, about))
+        print(_described(plan, expected, about, sys.stdout))
 
 
 def _confirm(
@@ -327,12 +345,14 @@ def _confirm(
     if json and not yes:
         raise UsageError("with --json nobody is asked", state="nothing was changed", next="add --yes")
     if not yes:
-        print(_described(plan, expected, about), file=sys.stderr)
+        print(_described(plan, expected, about, sys.stderr), file=sys.stderr)
     confirm(yes)
 
 
-def _described(plan: Plan, expected: Estimate | None, about: Sequence[str]) -> str:
+def _described(plan: Plan, expected: Estimate | None, about: Sequence[str], out: TextIO) -> str:
+    """The plan in words, as wide as `out` where that is a terminal."""
     from deploytools import plan as plans
-    from deploytools.report.text import shown
+    from deploytools.report.text import shown, terminal_width, wrapped
 
-    return shown("\n".join(plans.describe(plan, str(expected) if expected else None, about)))
+    text = shown("\n".join(plans.describe(plan, str(expected) if expected else None, about)))
+    return "\n".join(wrapped(text.split("\n"), terminal_width(out)))

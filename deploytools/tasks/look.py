@@ -29,7 +29,7 @@ def status(c: Any, json: bool = False) -> None:
     from deploytools.errors import OperationFailed
     from deploytools.executor import current_settings
     from deploytools.report.hosts import status_text
-    from deploytools.report.text import terminal_width
+    from deploytools.report.text import addressed, terminal_width
 
     settings = current_settings(c)
     hosts = [str(host) for host in settings.hosts]
@@ -46,7 +46,8 @@ def status(c: Any, json: bool = False) -> None:
         print(_dump({"application": settings.application, "lock": lock, "hosts": {**answers, **silence}}))
     else:
         width = terminal_width(sys.stdout)
-        print(status_text(settings.application, statuses, lock, why, outdated, width))
+        told_all = status_text(settings.application, statuses, lock, why, outdated, width)
+        print(addressed(told_all, settings.environment))
     if silent:
         raise survey.silence("status", silent, len(told) + len(silent))
     dead = survey.not_running(statuses)
@@ -89,6 +90,7 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
     from deploytools.executor import current_settings, runs_once
     from deploytools.hostnames import names
     from deploytools.report.hosts import doctor_text
+    from deploytools.report.text import addressed
 
     settings = current_settings(c)
     here = tuple(laptop.findings(settings, once=runs_once(c), state=op.journals()))
@@ -102,7 +104,7 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
         told = {"application": settings.application, "this_computer": [asdict(one) for one in here]}
         print(_dump({**told, "hosts": {host: asdict(each) for host, each in found.items()}}))
     else:
-        print(doctor_text(here, found))
+        print(addressed(doctor_text(here, found), settings.environment))
     silent = [host for host, each in found.items() if not each.reached]
     if silent:
         raise Unreachable(
@@ -121,6 +123,7 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
 )
 def releases(c: Any, verify: bool = False, json: bool = False) -> None:
     """List the releases on the hosts, newest first."""
+
     from deploytools import operation as op
     from deploytools import survey
     from deploytools.executor import current_settings
@@ -137,12 +140,27 @@ def releases(c: Any, verify: bool = False, json: bool = False) -> None:
         print(_dump({host: result["releases"] for host, result in listed.items()}))
         return
     rows = [
-        {"host": host, **item, "state": release_state(item)}
+        {
+            "host": host,
+            "release": item["id"],
+            "ref": item.get("ref"),
+            "made": _local(item.get("created_at")),
+            "state": release_state(item),
+        }
         for host, result in listed.items()
         for item in result["releases"]
     ]
     width = terminal_width(sys.stdout)
-    print(table(rows, ["host", "id", "ref", "created_at", "state"], width) if rows else "no releases yet")
+    print(table(rows, ["host", "release", "ref", "made", "state"], width) if rows else "no releases yet")
+
+
+def _local(moment: str | None) -> str | None:
+    """An ISO 8601 moment as `fab history` writes it."""
+    from datetime import datetime
+
+    from deploytools.report.text import when
+
+    return moment and when(datetime.fromisoformat(moment).timestamp())
 
 
 def _verify(fleet: Fleet, settings: Settings, json: bool) -> None:
@@ -255,6 +273,7 @@ def resolve(c: Any, as_: str, reason: str, run_id: str | None = None) -> None:
     from deploytools import survey
     from deploytools.errors import UsageError
     from deploytools.executor import current_settings
+    from deploytools.report.text import addressed
 
     if as_ not in ("applied", "not-applied"):
         raise UsageError(
@@ -267,7 +286,7 @@ def resolve(c: Any, as_: str, reason: str, run_id: str | None = None) -> None:
         run_id = run_id or survey.open_lock(fleet, settings)["run_id"]
         word = [f"--as={as_}", f"--by={op.operator()[0]}", f"--reason={reason}"]
         told = survey.ask_one(fleet, settings, "migrate", "resolve", run_id, *word)
-    print(told["message"])
+    print(addressed(told["message"], settings.environment))
 
 
 def _dump(value: object) -> str:

@@ -14,7 +14,7 @@ from deploytools.tasks.task import EVENTS, operation
         "reason": "why, for `fab status` and the colleagues",
         "until": "when it is expected to end: +30m, HH:MM or an ISO 8601 time; sets Retry-After",
         "drain": "also wait until no request is being worked on",
-        "exclude": "leave this host out; may be given several times",
+        "exclude": "a HOST to leave out; may be given several times",
         **EVENTS,
     },
     iterable=["exclude"],
@@ -46,7 +46,7 @@ def maint_down(
     name="maint-up",
     help={
         "force": "lift the window of this run or person, though it isn't yours: as `fab status` has it",
-        "exclude": "leave this host out; may be given several times",
+        "exclude": "a HOST to leave out; may be given several times",
         **EVENTS,
     },
     iterable=["exclude"],
@@ -68,7 +68,10 @@ def _switch(c: Any, name: str, exclude: Any, json: bool, shape: Any, **about: An
     from deploytools.report.reporting import Reporting
 
     settings = current_settings(c)
-    with op.opened(settings, exclude) as fleet, Reporting(json=json) as reporter:
+    with (
+        op.opened(settings, exclude) as fleet,
+        Reporting(json=json, environment=settings.environment) as reporter,
+    ):
         plan = shape(op.base_plan(name, settings, exclude=exclude, **about))
         plan = op.get_ready(plan, settings, fleet)
         op.carry_out(plan, settings, fleet, reporter)

@@ -51,6 +51,8 @@ def init(c: Any, application: str | None = None, host: Any = None, command: str 
     wanted = replace(found, application=application or found.application, command=command or found.command)
     for path in write_project(Path.cwd(), wanted, hosts):
         print(f"wrote {path.name}")
+    if hosts in ([], [EXAMPLE_HOST]):
+        print(f"{EXAMPLE_HOST} in it is an example: put your own hosts there")
     print("next: look through fabric.yaml, commit both, then: fab setup --as-user root --plan")
 
 
@@ -119,3 +121,5 @@ def setup(
         for note in work.notes:
             print(clean(f"{host}: {note}"))
     print(f"{'removed from' if remove else 'set up'}: {', '.join(done)}")
+    if not remove:
+        print("next: fab doctor, then fab deploy")

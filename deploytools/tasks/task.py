@@ -11,7 +11,7 @@ from typing import Any
 from fabric import Task
 from invoke.exceptions import Exit
 
-from deploytools.errors import DeployError, UsageError
+from deploytools.errors import DeployError, Unreachable, UsageError
 from deploytools.executor import require_once
 
 EVENTS = {"json": "for a machine: the result as one JSON object, and events as JSON lines on stderr"}
@@ -30,7 +30,9 @@ def operation(*, run: bool = False, **options: Any) -> Callable[[Callable[..., N
 
     def decorate(body: Callable[..., None]) -> Any:
         about = options.get("help", {})
-        task = Task(_framed(body, run), **{**options, "help": dict(about)})
+        # Invoke would make up short options, another letter for the same in each task: -a was --abort here
+        # and --batch there, -n was --no-rollback.
+        task = Task(_framed(body, run), auto_shortflags=False, **{**options, "help": dict(about)})
         task.once = True
         task.about = about  # Invoke empties its copy when it is first asked for the arguments
         return task
@@ -52,25 +54,38 @@ def _framed(body: Callable[..., None], is_run: bool) -> Callable[..., None]:
             body(c, *args, **kwargs)
             sys.stdout.flush()
         except DeployError as error:
-            raise _ended(error, as_json) from error
+            raise _ended(_told(error, c), as_json) from error
         except OSError as error:
             if error.errno not in streams.GONE or error.filename is not None:
                 raise
             streams.give_up(sys.stdout)
             # The result of a run is told while the error that it ends with is on its way.
             if isinstance(error.__context__, DeployError):
-                raise _ended(error.__context__, as_json) from None
+                raise _ended(_told(error.__context__, c), as_json) from None
             if isinstance(error, BrokenPipeError):  # `fab history | head`
                 raise Exit(code=128 + signal.SIGPIPE) from None
             streams.tell(sys.stderr, f"{UNTOLD.format(error.strerror)}\n")
             raise Exit(code=1) from None
         except (KeyboardInterrupt, EOFError) as error:  # Ctrl-D where something is asked
             if isinstance(error.__context__, DeployError):
-                raise _ended(error.__context__, as_json) from None
+                raise _ended(_told(error.__context__, c), as_json) from None
             streams.tell(sys.stderr, "interrupted; nothing was under way on a host\n")
             raise Exit(code=130) from None
 
     return run
+
+
+def _told(error: DeployError, c: Any) -> DeployError:
+    """The error with commands for the environment that was chosen. Where that is the sandbox, the usual
+    reason that it can't be reached is that it isn't running."""
+    from deploytools.executor import environment
+    from deploytools.report.text import address
+    from deploytools.settings import SANDBOX
+
+    address(error, environment(c))
+    if isinstance(error, Unreachable) and environment(c) == SANDBOX:
+        error.next = "fab sandbox.up, where it isn't running"
+    return error
 
 
 def _ended(error: DeployError, as_json: bool) -> Exit:

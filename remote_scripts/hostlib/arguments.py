@@ -45,8 +45,8 @@ def moment(text: str, now: float | None = None) -> int:
 def any_moment(text: str, now: float | None = None) -> int:
     """A moment, passed or not, in seconds since the epoch.
 
-    Given as +90s, +30m, +1h30m, +2d, as the next HH:MM, or as an ISO 8601 date and time. Without a zone
-    it is in this host's time.
+    Given as +90s, +30m, +1h30m, +2d (the + may be left out), as the next HH:MM, or as an ISO 8601
+    date and time. Without a zone it is in this host's time.
     """
     try:
         return int(_parsed(text.strip(), time.time() if now is None else now))
@@ -57,7 +57,7 @@ def any_moment(text: str, now: float | None = None) -> int:
 
 
 def _parsed(text: str, now: float) -> float:
-    ahead = re.fullmatch(r"\+(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text)
+    ahead = re.fullmatch(r"\+?(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text)
     if ahead:
         days, hours, minutes, secs = (int(part or 0) for part in ahead.groups())
         return now + timedelta(days=days, hours=hours, minutes=minutes, seconds=secs).total_seconds()

@@ -41,7 +41,7 @@ def test_pending_migrations_are_refused_without_a_window(deployed: Site) -> None
 
     assert "0003: its author hasn't labelled it online-safe" in done.stderr
     assert "migrate the schema, on sandbox" in done.stderr, "the plan of the window"
-    assert "next:  fab deploy --with-downtime" in done.stderr
+    assert "next:  fab on sandbox deploy --ref broken-migration --with-downtime" in done.stderr
     assert "state: the site is up on what it ran before" in done.stderr
     assert deployed.serves == deployed.commit("v3")
 
@@ -107,7 +107,7 @@ def test_ctrl_c_before_the_migration_can_be_aborted(deployed: Site) -> None:
 
     assert process.returncode == 130
     assert "stopping as soon as the step in hand is done" in stderr
-    assert "fab deploy --abort" in stderr
+    assert "fab on sandbox deploy --abort" in stderr
     told = deployed.on("deploy", "--abort")
     assert "undone (aborted by " in told.stdout
     assert deployed.serves == deployed.commit("v3")
@@ -126,7 +126,7 @@ def test_a_laptop_that_dies_in_the_migration_changes_nothing_about_it(deployed: 
 
     deployed.on("deploy", "--ref", "v3", "--yes", code=5)
     refused = deployed.on("deploy", "--abort", code=4)
-    assert "next:  fab deploy --resume" in refused.stderr
+    assert "next:  fab on sandbox deploy --resume" in refused.stderr
     told = deployed.on("deploy", "--resume")
 
     assert "done" in told.stdout
@@ -168,7 +168,7 @@ def test_without_a_warm_generation_there_is_no_way_back_but_a_rollback(deployed:
     done = deployed.on("hotswap", "--back", code=3)
 
     assert "there is no warm generation" in done.stderr
-    assert "next:  fab rollback" in done.stderr
+    assert "next:  fab on sandbox rollback" in done.stderr
 
 
 def test_a_lock_that_nobody_holds_needs_no_force(deployed: Site) -> None:

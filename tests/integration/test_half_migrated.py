@@ -48,7 +48,7 @@ def run_id(deployed: Site) -> str:
 
 def test_unlock_says_what_it_leaves(deployed: Site, run_id: str) -> None:
     freed = deployed.on("unlock", "--force", run_id)
-    assert f"looked at the schema and said: fab migrate.resolve --run-id {run_id}" in freed.stdout
+    assert f"looked at the schema and said: fab on sandbox migrate.resolve --run-id {run_id}" in freed.stdout
 
 
 @pytest.mark.parametrize("window", [[], ["--with-downtime"]])
@@ -58,14 +58,17 @@ def test_a_new_deploy_stops_before_it_changes_anything(
     stopped = deployed.on("deploy", "--ref", "half", *window, "--yes", code=3)
     assert f"the migration of run {run_id} (" in stopped.stderr
     assert "failed half-way" in stopped.stderr
-    assert f"next:  look at the schema, then: fab migrate.resolve --run-id {run_id} --as" in stopped.stderr
+    assert (
+        f"next:  look at the schema, then: fab on sandbox migrate.resolve --run-id {run_id} --as"
+        in stopped.stderr
+    )
     assert len(list(deployed.root.glob("migrations/*/started.json"))) == 2, "the first deploy's, and this one"
 
 
 def test_after_the_operators_word_it_goes_on(deployed: Site, run_id: str) -> None:
     word = ("--as", "not-applied", "--reason", "nothing but the column is there")
     said = deployed.on("migrate.resolve", "--run-id", run_id, *word)
-    assert "next: fab deploy" in said.stdout
+    assert "next: fab on sandbox deploy" in said.stdout
     commit(deployed, "mended", MENDED)
     deployed.on("deploy", "--ref", "half", "--with-downtime", "--yes")
     status, headers = deployed.get()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytools import command_line
+from deploytools import command_line, guesses
 from deploytools.tasks import ns
 from tests.support.operators import FAB
 
@@ -40,6 +40,17 @@ FABS: list[tuple[str | Path, ...]] = [(FAB,), (sys.executable, "-m", "deploytool
         (["stauts"], "No idea what 'stauts' is", "fab status, or fab --list"),
         (["up"], "No idea what 'up' is", "fab maint-up, or fab sandbox.up, or fab --list"),
         (["deploy", "--nonsense"], "No idea what '--nonsense' is", "fab --help deploy"),
+        (["staging", "deploy"], "No idea what 'staging' is", "fab on staging deploy, or fab --list"),
+        (["on"], "needs the name of an environment", "fab on ENVIRONMENT TASK, such as"),
+        (["deploy", "v3"], "No idea what 'v3' is", "fab deploy --ref v3, or fab --help deploy"),
+        (["deploy", "-n"], "No idea what '-n' is", "fab deploy --plan, or fab --help deploy"),
+        (
+            ["on", "stage", "deploy", "-n"],
+            "No idea what '-n' is",
+            "fab on stage deploy --plan, or fab --help",
+        ),
+        (["deploy", "-r", "v3"], "--search-root is an option of Fabric's own", "fab --help deploy;"),
+        (["sandbox.up", "--http-port", "x"], "'x' is no number", "a whole number there"),
         (["unlock"], "unlock needs --force", "fab --help unlock"),
         (["migrate.resolve"], "migrate.resolve needs --as, --reason", "fab --help migrate.resolve"),
         (["deploy", "--until"], "needed value and was not given one", "fab --help deploy"),
@@ -53,7 +64,7 @@ def test_what_nobody_knows_on_a_command_line_is_a_usage_error(
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert said in done.stderr
-    assert f"next:  {next_command}\n" in done.stderr
+    assert f"next:  {next_command}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -97,10 +108,10 @@ def test_a_broken_configuration_at_home_is_named(
 
 
 def test_every_task_that_is_named_for_another_word_exists() -> None:
-    named = {name.split()[0] for names in command_line._WORDS.values() for name in names}
+    named = {name.split()[0] for names in guesses.WORDS.values() for name in names}
 
     assert named <= {*ns.task_names, *ns.collections}
-    assert not command_line._WORDS.keys() & ns.task_names.keys()
+    assert not guesses.WORDS.keys() & ns.task_names.keys()
 
 
 def test_the_list_of_tasks_has_them_by_what_they_are_for_and_those_of_the_project_first(
@@ -137,3 +148,32 @@ def test_a_run_may_be_named_without_saying_that_it_is_one() -> None:
         "history",
     ]
     assert command_line.named(["report", "history"]) == ["report", "history"]
+
+
+@pytest.mark.parametrize("word", ["maint.up", "maint_up", "sandbox-down", "migrate_status", "hot-swap"])
+def test_a_task_may_be_spelled_with_other_dots_and_dashes(project: Path, word: str) -> None:
+    meant = {"hot-swap": "hotswap", "sandbox-down": "sandbox.down", "migrate_status": "migrate.status"}
+
+    done = typed(project, FAB, word, "--help")
+
+    assert f"fab [--core-opts] {meant.get(word, 'maint-up')} " in done.stdout
+
+
+def test_hints_name_what_stands_in_the_place_of_a_mistake() -> None:
+    flags = {"--with-downtime", "--ref", "--plan", "--yes"}
+    for word, hint in {
+        "--downtime": "--with-downtime",
+        "--with_downtime": "--with-downtime",
+        "--dry-run": "--plan",
+        "--reff=v 3": "--ref='v 3'",
+        "v 3": "--ref 'v 3'",
+        "stauts": "status",
+    }.items():
+        told = guesses.option("deploy", word, flags, ns.task_names)
+        assert told == f"fab deploy {hint}, or fab --help deploy"
+    assert guesses.option("status", "web1", {"--json"}, ns.task_names) == "fab --help status"
+
+
+def test_no_option_of_a_task_has_a_letter_of_its_own() -> None:
+    for name in ns.task_names:
+        assert all(len(flag) > 1 for argument in ns[name].get_arguments() for flag in argument.names)

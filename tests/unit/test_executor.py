@@ -168,7 +168,7 @@ class TestMissingSettings:
         message = Project(tmp_path, None).refused("show")
 
         assert f"{tmp_path}/fabric.yaml, which doesn't exist" in message
-        assert "fab init" in message
+        assert "python -m deploytools init" in message
 
     @pytest.mark.parametrize("text", [ONCE, ONCE + "deploy:\n"])
     def test_without_the_section_it_names_the_file(self, tmp_path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ NOW = datetime(2026, 5, 1, 22, 30, tzinfo=timezone.utc)
     [
         ("+90s", "2026-05-01T22:31:30+00:00"),
         ("+30m", "2026-05-01T23:00:00+00:00"),
+        ("30m", "2026-05-01T23:00:00+00:00"),
         ("+1h30m", "2026-05-02T00:00:00+00:00"),
         ("+1d10s", "2026-05-02T22:30:10+00:00"),
         ("+2h", "2026-05-02T00:30:00+00:00"),
@@ -37,7 +38,7 @@ def test_a_clock_time_that_has_passed_today_means_tomorrow() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "+", "+m", "30m", "25:00", "12:61", "2026-13-01", "0001-01-01", "+9999999h", "\n"]
+    "text", ["", "soon", "+", "+m", "30", "25:00", "12:61", "2026-13-01", "0001-01-01", "+9999999h", "\n"]
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="can't read the time"):

@@ -287,6 +287,17 @@ def test_where_nothing_says_what_served_before_the_rollback_goes_to_the_newest_b
     assert plans.rollback_target({"web1": unknown}, None) == "r2"
 
 
+@pytest.mark.parametrize("wanted", ["v2", "0123456", "0123456789"])
+def test_a_rollback_to_a_ref_or_a_commit_is_told_the_newest_release_of_it(wanted: str) -> None:
+    made = {"ref": "v2", "commit": "0123456789"}
+    on_hosts = {"web1": listed("r4", "r3", "r2", "r1", current="r4", r2=made, r3=made)}
+
+    with pytest.raises(UsageError) as caught:
+        plans.rollback_target(on_hosts, wanted)
+    assert caught.value.next == "fab rollback --to r3"
+    assert caught.value.details == (f"releases of {wanted} on every host: r3, r2",)
+
+
 @pytest.mark.parametrize("wanted", ["r3", "nonsense", None])
 def test_a_rollback_to_what_is_not_everywhere_is_refused_and_told_what_is(wanted: str | None) -> None:
     on_hosts = {"web1": listed("r4", "r3", current="r4"), "web2": listed("r4", current="r4")}

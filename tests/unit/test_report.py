@@ -20,9 +20,10 @@ from deploytools.report.plain import PlainReporter
 from deploytools.report.reporting import on_terminal
 from deploytools.report.runs import history_text, past, release_state, summary
 from deploytools.report.setup import alike, setup_text
-from deploytools.report.text import error_text, table, writable
+from deploytools.report.text import addressed, error_text, table, wrapped, writable
 from deploytools.saga import Mark, State, Verdict
 from deploytools.setup.command import Work
+from deploytools.tasks import ns
 from tests.support.pastrun import PastRun
 from tests.support.values import BASE, failed, ok, settings
 
@@ -214,6 +215,46 @@ def test_the_switch_alone_says_what_ends_it_and_nothing_of_visitors() -> None:
 
     assert "downtime" not in summary(records)
     assert summary(records).endswith("  next       fab maint-up ends maintenance")
+
+
+def test_a_swap_in_maintenance_says_that_the_site_is_down_as_before_and_what_ends_it() -> None:
+    swap = replace(BASE, operation="hotswap", release="r1", targets=(Target("web1", "r1", down=True),))
+    records = [{"at": 1.0, **journal.begin(swap)}, {"at": 2.0, **journal.end(Verdict.DONE)}]
+
+    assert summary(records).endswith("  next       web1 in maintenance as before: fab maint-up ends that")
+
+
+def test_commands_are_told_for_the_environment_that_was_chosen() -> None:
+    told = "fab deploy --resume, or fab -H web1 maint-up; else fab init, fab --list, fab sandbox.up"
+    there = "fab on my-stage deploy --resume, or fab -H web1 on my-stage maint-up"
+
+    assert addressed(told, None) == told
+    assert addressed(told, "my-stage") == f"{there}; else fab init, fab --list, fab sandbox.up"
+    assert addressed(addressed(told, "stage"), "stage") == addressed(told, "stage")
+    here = {"on", "init", *(name for name in ns.task_names if name.startswith("sandbox."))}
+    for name in set(ns.task_names) - here:
+        assert addressed(f"fab {name}", "stage") == f"fab on stage {name}"
+
+
+def test_a_plan_on_a_narrow_terminal_breaks_between_words_and_goes_on_below_its_beginning() -> None:
+    lines = [
+        "  source   v3 of /srv/shop by Ann",
+        " 10. maintenance on, proved",
+        "If a step fails: undo it",
+        "",
+    ]
+
+    assert wrapped(lines, None) == lines
+    assert wrapped(lines, 20) == [
+        "  source   v3 of",
+        "      /srv/shop by",
+        "      Ann",
+        " 10. maintenance on,",
+        "     proved",
+        "If a step fails:",
+        "  undo it",
+        "",
+    ]
 
 
 def test_what_an_encoding_does_not_have_is_written_as_an_escape() -> None:

@@ -158,7 +158,10 @@ def test_a_host_that_is_not_set_up_is_no_host_without_an_answer() -> None:
     lines = status_text("shop", {"web1": status()}, None, why).splitlines()
 
     assert [line.split()[:3] for line in lines[3:5]] == [["web2", "not", "set"], ["web3", "no", "answer"]]
-    assert lines[5:] == ["not set up: web2; next: fab setup", "no answer from web3: no route to host"]
+    assert lines[5:] == [
+        "not set up: web2; next: fab setup --as-user root",
+        "no answer from web3: no route to host",
+    ]
 
 
 def test_on_a_narrow_terminal_each_host_is_told_below_the_other() -> None:

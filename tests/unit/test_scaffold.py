@@ -7,7 +7,7 @@ import pytest
 
 from deploytools.detection import Found
 from deploytools.errors import SettingsError, UsageError
-from deploytools.scaffold import write_project
+from deploytools.scaffold import public_url, write_project
 
 BLOG = Found("blog", "/usr/bin/php-cgi")
 
@@ -47,3 +47,12 @@ def test_hosts_are_written_so_that_yaml_reads_them_back(tmp_path: Path) -> None:
     text = (tmp_path / "fabric.yaml").read_text()
     assert '    - "deploy@web1:2222"' in text
     assert '    - "[::1]:22"' in text
+    assert 'public_url: "http://web1/"' in text
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("deploy@web1:2222", "http://web1/"), ("[::1]:22", "http://[::1]/"), ("10.0.0.5", "http://10.0.0.5/")],
+)
+def test_the_first_host_is_where_visitors_are_looked_for(host: str, url: str) -> None:
+    assert public_url(host) == url
