@@ -7,14 +7,17 @@ message are by `python -m deploytools`.
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import fabric
 from fabric.main import Fab
 from invoke.collection import Collection
 from invoke.exceptions import CollectionNotFound, Exit
 
-from deploytools import __version__
+from deploytools import __version__, streams
 from deploytools.command_line import ended, list_in_groups, refusing
 from deploytools.errors import DeployError
 from deploytools.project_file import check
@@ -26,6 +29,15 @@ NO_PROJECT = """error: there is no fabfile.py in this directory, nor in one abov
 
 class Program(Fab):  # type: ignore[misc]
     """Fabric's program; it differs where there is no fabfile, and where Fabric would end in a traceback."""
+
+    def run(self, argv: Any = None, exit: bool = True) -> None:
+        try:
+            super().run(argv, exit)
+        except (
+            BrokenPipeError
+        ):  # `fab --list | head`: a task's own is not ours to judge, and ends before this
+            streams.give_up(sys.stdout)
+            sys.exit(128 + signal.SIGPIPE)
 
     def create_config(self) -> None:
         try:

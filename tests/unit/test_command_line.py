@@ -68,10 +68,12 @@ def test_what_nobody_knows_on_a_command_line_is_a_usage_error(
     assert "Traceback" not in done.stderr
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_traceback(project: Path) -> None:
-    (project / "fabric.yaml").unlink()
-    (project / "fabfile.py").unlink()
-    command = [sys.executable, "-m", "deploytools", "init", "--application", "shop"]
+@pytest.mark.parametrize("words", [["init", "--application", "shop"], ["--list"], ["deploy", "--help"]])
+def test_output_that_nobody_reads_to_its_end_is_no_traceback(project: Path, words: list[str]) -> None:
+    if words[0] == "init":
+        (project / "fabric.yaml").unlink()
+        (project / "fabfile.py").unlink()
+    command = [sys.executable, "-m", "deploytools", *words]
     reading, writing = os.pipe()
     os.close(reading)
     try:
