@@ -11,7 +11,7 @@ from typing import Any
 from fabric import Task
 from invoke.exceptions import Exit
 
-from deploytools.errors import DeployError, Unreachable, UsageError
+from deploytools.errors import DeployError, UsageError
 from deploytools.executor import require_once
 
 EVENTS = {"json": "for a machine: the result as one JSON object, and events as JSON lines on stderr"}
@@ -83,7 +83,7 @@ def _told(error: DeployError, c: Any) -> DeployError:
     from deploytools.settings import SANDBOX
 
     address(error, environment(c))
-    if isinstance(error, Unreachable) and environment(c) == SANDBOX:
+    if environment(c) == SANDBOX and "sshd runs there" in (error.next or ""):
         error.next = "fab sandbox.up, where it isn't running"
     return error
 
