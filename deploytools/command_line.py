@@ -80,14 +80,22 @@ def refusing(parse: Callable[[], None]) -> Callable[[], None]:
                 _refuse_options_of_fabric(program)
                 return
             except ParseError as error:
-                if not _respell(error, program):
-                    raise ended(_refused(error, program)) from error
+                if _respell(error, program):
+                    continue
+                what, remedy = _refused(error, program)
+                refused = UsageError(what, where="the command line", state="nothing was changed", next=remedy)
+                raise ended(refused) from error
             except ValueError as error:
                 number = re.fullmatch(r"invalid literal for int\(\) with base 10: (.+)", str(error))
                 if number is None:
                     raise
-                what = f"{number[1]} is no number"
-                raise ended(_usage(what, "a whole number there, then the same command again")) from error
+                refused = UsageError(
+                    f"{number[1]} is no number",
+                    where="the command line",
+                    state="nothing was changed",
+                    next="a whole number there, then the same command again",
+                )
+                raise ended(refused) from error
 
     return parsed
 
@@ -103,22 +111,21 @@ def _respell(error: ParseError, program: Any) -> bool:
     return name is not None
 
 
-def _refused(error: ParseError, program: Any) -> UsageError:
-    """What to tell of words that Invoke makes no sense of."""
+def _refused(error: ParseError, program: Any) -> tuple[str, str]:
+    """What to tell of words that Invoke makes no sense of, and what to type instead."""
     what = _MISSING.sub(_needs, str(error)).rstrip("!")
     context, unknown = error.context, _UNKNOWN.search(str(error))
     known = list(program.collection.task_names) if getattr(program, "collection", None) else []
     if context is None or context.name is None:
         words = list(program.core.unparsed) if unknown else []
         rest = words[words.index(unknown[1]) + 1 :] if unknown and unknown[1] in words else []
-        return _usage(what, guesses.task(unknown[1], rest, known) if unknown else "fab --list")
+        return what, guesses.task(unknown[1], rest, known) if unknown else "fab --list"
     task = context.name
     if task == "on" and unknown is None:
-        return _usage(
-            "`on` needs the name of an environment", "fab on ENVIRONMENT TASK, such as fab on sandbox status"
-        )
+        what = "`on` needs the name of an environment"
+        return what, "fab on ENVIRONMENT TASK, such as fab on sandbox status"
     meant = guesses.option(task, unknown[1], context.flags, known) if unknown else f"fab --help {task}"
-    return _usage(what, addressed(meant, _chosen(program.core.unparsed)))
+    return what, addressed(meant, _chosen(program.core.unparsed))
 
 
 def _chosen(words: Sequence[str]) -> str | None:
@@ -138,15 +145,13 @@ def _refuse_options_of_fabric(program: Any) -> None:
     given = [name for name, arg in args.items() if arg.raw_value is not None and arg.got_value]
     stray = [name for name in given if name not in ("help", "hosts")]
     if ours and stray:
-        refused = _usage(
+        refused = UsageError(
             f"--{stray[0]} is an option of Fabric's own, and none of {ours[-1]}",
-            f"fab --help {ours[-1]}; Fabric's options stand before the task",
+            where="the command line",
+            state="nothing was changed",
+            next=f"fab --help {ours[-1]}; Fabric's options stand before the task",
         )
         raise ended(refused)
-
-
-def _usage(what: str, next_command: str) -> UsageError:
-    return UsageError(what, where="the command line", state="nothing was changed", next=next_command)
 
 
 _UNKNOWN = re.compile(r"No idea what '(.*)' is")

@@ -89,7 +89,7 @@ def setup(
     from deploytools.errors import UsageError
     from deploytools.executor import current_settings
     from deploytools.report.setup import alike, setup_text
-    from deploytools.report.text import clean
+    from deploytools.report.text import addressed, clean
     from deploytools.setup.command import Action
 
     if (purge and not remove) or (install_packages and remove):
@@ -122,4 +122,4 @@ def setup(
             print(clean(f"{host}: {note}"))
     print(f"{'removed from' if remove else 'set up'}: {', '.join(done)}")
     if not remove:
-        print("next: fab doctor, then fab deploy")
+        print(addressed("next: fab doctor, then fab deploy", settings.environment))
