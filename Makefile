@@ -7,7 +7,7 @@
 # make soak    a million requests while every runtime is swapped without a pause (make soak SOAK="swaps --seed 2");
 #              or downtime windows broken at random (make soak SOAK="faults --trials 300 --seed 7")
 # make docs    the documents as a site, in build/docs; what is generated from the code is written anew
-# make lock    renew requirements.txt from pyproject.toml
+# make lock    renew requirements/ from pyproject.toml
 # make wheel   what `pip install` installs elsewhere
 # make clean   remove everything that the others made
 
@@ -15,10 +15,11 @@
 PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo fleet measure soak test test-all check docs lock wheel clean
 
-demo: sandbox-packages $(VENV)/ready
+demo: sandbox-packages $(VENV)/runs
 	@$(BIN)/python -m deploytools.sandbox.demo $(DEMO)
 
 HOSTS ?= 3
@@ -54,12 +55,17 @@ docs: $(VENV)/ready
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 	@echo "build/docs/index.html"
 
-$(VENV)/ready: pyproject.toml requirements.txt
+# What a checkout needs to run, and what its tests and documents need beyond that, which is ten times as much.
+$(VENV)/runs: pyproject.toml requirements/checkout.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
-	@echo "Python packages into $(VENV): about a minute, this once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@echo "Python packages come into $(VENV): a minute or so"
+	@$(INSTALL) --require-hashes -r requirements/checkout.txt
+	@$(INSTALL) --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/ready: $(VENV)/runs requirements/dev.txt
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@
 
 .PHONY: sandbox-packages fleet-packages test-packages
@@ -73,8 +79,10 @@ test-packages:
 lock:
 	@$(PYTHON) -m venv $(VENV)/lock
 	@$(VENV)/lock/bin/pip install --quiet uv
-	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-header --extra dev -o requirements.txt pyproject.toml
+	@for extra in checkout dev; do \
+	  $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-header \
+	    --extra $$extra -o requirements/$$extra.txt pyproject.toml || exit 1; done
 
 wheel: $(VENV)/ready
 	@$(BIN)/python -m build --no-isolation --wheel
