@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostlib.swapping import processes
 
 from tests.support.interrupts import STEPS, calls_of, killed_at
 from tests.support.runtimes import RUNTIMES
@@ -103,10 +104,10 @@ def test_where_somebody_has_stopped_it_the_swap_starts_another(site: Site) -> No
 
 def test_where_it_died_the_swap_starts_another(site: Site) -> None:
     with waiting(site, "--release", "r2") as swap:
-        pid = site.records()[-1].pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: pid not in site.processes(), what="it has ended")
+        standing_by = site.records()[-1]
+        assert standing_by.pid is not None
+        os.kill(standing_by.pid, signal.SIGKILL)
+        wait_until(lambda: processes.first_process(standing_by) is None, what="it has ended")
         assert told(swap)["generation"] == 3
     site.assert_only(site.serving())
 

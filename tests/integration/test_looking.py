@@ -64,7 +64,7 @@ def test_a_host_of_another_version_is_told_by_doctor_and_status_and_gets_no_depl
     config.write_text(json.dumps({**json.loads(config.read_text()), "version": "0.0.9"}))
 
     assert findings(deployed, 3)["version"]["remedy"] == "fab setup"
-    told = f"deploytools is 0.0.9 there, and {__version__} here; next: fab setup"
+    told = f"deploytools is 0.0.9 there, and {__version__} here; next: fab on sandbox setup"
     assert told in deployed.on("status").stdout
     refused = deployed.on("deploy", "--ref", "v1", "--yes", code=3)
     assert f"deploytools is 0.0.9 here, and {__version__} on the laptop" in refused.stderr
