@@ -107,7 +107,7 @@ def check_sudoers(content: bytes) -> None:
         file.flush()
         checked = subprocess.run(["visudo", "-cf", file.name], capture_output=True, text=True, check=False)
     if checked.returncode != 0:
-        said = f"{checked.stdout.strip()} {checked.stderr.strip()}".replace(file.name, "it")
+        said = f"{checked.stdout.strip()} {checked.stderr.strip()}".strip().replace(file.name, "it")
         raise Refused(f"visudo refuses the sudoers file: {said}", next="correct deploy in fabric.yaml")
 
 

@@ -70,7 +70,7 @@ def _failed(what: str, state: str, next: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _alone(bundle: Bundle) -> Iterator[None]:
+def _alone(bundle: Bundle, wait: float = WAIT) -> Iterator[None]:
     """One set-up at a time on a host, of whatever application: they all work on lighttpd's configuration.
 
     The file is root's in a directory of root's, so that nobody else can hold it.
@@ -82,7 +82,7 @@ def _alone(bundle: Bundle) -> Iterator[None]:
         else os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     )
     try:
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + wait
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

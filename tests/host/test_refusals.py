@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import fcntl
+import hashlib
 import io
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Callable
@@ -16,9 +19,11 @@ from typing import Any
 
 import pytest
 from hostlib import program
+from hostlib.locking import exclusive
 from hostlib.migrating import adapters, migration_following
 from hostlib.program import Config, Failure
-from hostlib.releasing import inlet, listing, manifest, releases, shared, staging
+from hostlib.releasing import assembly, inlet, listing, manifest, releases, shared, staging
+from hostlib.releasing.store import Store
 from hostlib.runs import journals
 from hostlib.swapping import (
     account,
@@ -31,16 +36,21 @@ from hostlib.swapping import (
     systemd,
     unixsockets,
 )
-from hostlib.switch import draining, maintenance
+from hostlib.switch import draining, maintenance, maintstate
 from hostlib.webserver import accesslog, elsewhere, lighttpd, listeners, sockdiag, web
-from hostsetup import remove, trust
-from hostsetup.bundle import Refused
+from hostsetup import bundle as bundles
+from hostsetup import install, remove, trust
+from hostsetup import lighttpd as lighttpd_of_set_up
+from hostsetup import main as set_up
+from hostsetup.bundle import Bundle, Refused
 
+from tests.support.ground import Ground
 from tests.support.ports import free_port
 from tests.support.webhost import WebHost
 
 Provoke = Callable[[Config, pytest.MonkeyPatch], object]
 
+NOBODY = 65534
 APP = manifest.App(("/bin/true",), "fd0", {}, 1.0, 1.0, 0.0, "direct")
 
 
@@ -297,6 +307,31 @@ def configuration_that_is_missing(config: Config, patch: pytest.MonkeyPatch) -> 
     program.load_config()
 
 
+def script_that_is_kept_from_us(config: Config, _: pytest.MonkeyPatch) -> None:
+    script = config.maintenance_dir / "maint.lua"
+    script.chmod(0)
+    me = os.geteuid()
+    os.seteuid(me or NOBODY)
+    try:
+        maintstate.bypass_headers(config)
+    finally:
+        os.seteuid(me)
+
+
+def content_that_is_damaged_after_it_was_proved(config: Config, _: pytest.MonkeyPatch) -> None:
+    digest = hashlib.sha256(b"what it should be").hexdigest()
+    files = [listing.File(name, b"", 17, digest, False) for name in (b"one", b"two")]
+    store = Store(config.root / "content")
+    tree = config.root / "tree"
+    tree.mkdir()
+    assembled = assembly.Assembly(config, listing.Listing(0, files=files), tree, [], store, 1)
+    assembled.begin()
+    store.path(digest).write_bytes(b"what it should be")
+    assert not assembled.wanted()
+    store.path(digest).write_bytes(b"something altered")
+    assembled.finish()
+
+
 def nobody_who_says_go(_: Config, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("sys.stdin", io.StringIO())
     program.wait_until_told(argparse.Namespace(when_told=True, json=True))
@@ -325,6 +360,11 @@ def process_that_can_not_be_killed(config: Config, patch: pytest.MonkeyPatch) ->
     direct.Direct(config, term_grace=0.0).stop(record(config))
 
 
+def bundle(place: Path) -> Bundle:
+    """What a set-up without root is to put there."""
+    return bundles.read(Ground(place).bundle(), systemd=False)
+
+
 def directory_in_a_circle(place: Path) -> None:
     (place / "srv").symlink_to("srv")
     list(trust.passed(place / "srv" / "guestbook"))
@@ -334,11 +374,56 @@ def purge_with_something_mounted(_: Path) -> None:
     remove.nothing_mounted(Path("/proc"))
 
 
+def file_in_place_of_a_link(place: Path) -> None:
+    wanted = bundle(place)
+    link = next(link for link in wanted.links if link.path.parent != wanted.tools)
+    link.path.write_text("")
+    trust.check(wanted)
+
+
+def directory_in_place_of_a_file(place: Path) -> None:
+    wanted = bundle(place)
+    Ground(place).snippet.mkdir()
+    trust.check(wanted)
+
+
+def file_in_place_of_a_directory(place: Path) -> None:
+    (place / "srv").mkdir()
+    (place / "srv/guestbook").write_text("")
+    trust.check(bundle(place))
+
+
+def application_of_root(place: Path) -> None:
+    trust.accounts(replace(bundle(place), privileged=True, user="root", app_user="root"))
+
+
+def set_up_beside_another(place: Path) -> None:
+    wanted = bundle(place)
+    with exclusive(wanted.lighttpd.parent, wait=0), set_up._alone(wanted, wait=0):
+        pass
+
+
+def removal_under_a_migration(place: Path) -> None:
+    config = bundle(place).config
+    run = config.migrations / "run1"
+    run.mkdir(parents=True)
+    (run / "started.json").write_text('{"run_id": "run1"}')
+    with (run / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remove.leave_alone_what_is_in_use(config)
+
+
 @pytest.mark.parametrize(
     ("provoke", "what", "step"),
     [
         (directory_in_a_circle, "leads in a circle", "put a directory in its place"),
         (purge_with_something_mounted, "something is mounted on /proc", "leave out --purge"),
+        (file_in_place_of_a_link, "is there, and is not a link to", "move "),
+        (directory_in_place_of_a_file, "is there, and is a directory", "move "),
+        (file_in_place_of_a_directory, "srv/guestbook is there, and is no directory", "move "),
+        (application_of_root, "the application can't run as root, who is root", "another app.user"),
+        (set_up_beside_another, "another set-up is at work on this host", "wait for it"),
+        (removal_under_a_migration, "the migration of run run1 is running", "fab migrate --status"),
     ],
 )
 def test_what_set_up_refuses_is_told(
@@ -350,6 +435,41 @@ def test_what_set_up_refuses_is_told(
     assert what in told.value.what
     assert told.value.state == "nothing was changed"
     assert step in told.value.next
+
+
+def test_a_sudoers_file_that_visudo_does_not_take_is_told_with_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A visudo of our own, because not every machine that tests has sudo."""
+    (tmp_path / "visudo").write_text('#!/bin/sh\necho "$2:1:5: syntax error"; exit 1\n')
+    (tmp_path / "visudo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    with pytest.raises(Refused) as told:
+        install.check_sudoers(b"junk (\n")
+
+    assert told.value.what == "visudo refuses the sudoers file: it:1:5: syntax error"
+    assert "fabric.yaml" in told.value.next
+
+
+def test_a_lighttpd_that_dies_of_its_new_configuration_is_told(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd has it running until it is told to reload."""
+    told: list[str] = []
+    monkeypatch.setattr(lighttpd_of_set_up, "runs", lambda: not told)
+    monkeypatch.setattr(lighttpd_of_set_up, "_systemctl", told.append)
+    monkeypatch.setattr(lighttpd_of_set_up, "SEEN_WITHIN", 0.0)
+    printed = '"server.graceful-shutdown-timeout" => 0'
+    then = lighttpd_of_set_up.Judgement(True, "", printed)
+
+    with pytest.raises(Refused) as refused:
+        lighttpd_of_set_up.take_in(then, config, serves=True)
+
+    assert told == ["reload"]
+    assert "lighttpd did not survive it" in refused.value.what
+    assert refused.value.state == "its configuration is what it was before"
+    assert refused.value.next.endswith("then fab setup again")
 
 
 def test_doctor_that_is_told_nonsense_says_so() -> None:
@@ -412,6 +532,8 @@ REFUSALS: list[tuple[Provoke, int, str, str]] = [
     (application_that_crashes_behind_the_web_server, 3, "behind the web server it was killed by SIGSEGV", ""),
     (application_that_stays_bad, 3, "the web server answers 404, not", ""),
     (process_that_can_not_be_killed, 3, "does not end on SIGKILL: pid 7", "ps -o pid"),
+    (script_that_is_kept_from_us, 3, "can't be read, and with it the bypass token", "use sudo"),
+    (content_that_is_damaged_after_it_was_proved, 3, "was damaged just now", ""),
     (kernel_without_sock_diag, 3, "the kernel does not tell who holds a TCP socket", "modprobe tcp_diag"),
 ]
 

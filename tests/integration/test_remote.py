@@ -20,7 +20,7 @@ import pytest
 from paramiko import PKey
 
 from deploytools.commands import Command
-from deploytools.errors import HostKeyRejected, Unreachable, UsageError
+from deploytools.errors import HostKeyRejected, OperationFailed, Unreachable, UsageError
 from deploytools.fleet import Fleet, Ok, Unreached
 from deploytools.remote import LinkLost, Remote, StillRunning, connector
 from deploytools.ssh.channel import Talk
@@ -418,6 +418,23 @@ def test_what_a_command_leaves_in_the_background_does_not_make_it_unfinished(
     result = remote.run(Command(("sh", "-c", script, str(tmp_path / "go")), timeout=0.5))
     (tmp_path / "go").touch()
     assert (result.exit_code, result.stdout) == (4, "started\n")
+
+
+def test_a_server_that_refuses_to_run_a_command_is_told_from_a_lost_link(
+    fresh: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sshd runs one command in a session, and refuses a second one there."""
+    session = fresh._session()
+    session.exec_command("cat")
+    monkeypatch.setattr(fresh, "_session", lambda: session)
+
+    with pytest.raises(OperationFailed) as refused:
+        fresh.run(Command(("true",)))
+
+    assert not isinstance(refused.value, LinkLost)
+    assert "web1 refuses to run a command: " in refused.value.what
+    assert refused.value.state == "true was not run"
+    assert "ForceCommand" in str(refused.value.next)
 
 
 def test_a_server_that_hangs_before_it_starts_the_command_is_given_up(

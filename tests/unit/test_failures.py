@@ -6,6 +6,7 @@ import json
 import pwd
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,9 @@ import pytest
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from deploytools import executor, plan, provisioning, survey
+from deploytools import executor, operation, pastrun, plan, provisioning, sandbox, survey
 from deploytools.commands import Command
-from deploytools.errors import DeployError, OperationFailed, Unreachable, UsageError
+from deploytools.errors import DeployError, Interrupted, OperationFailed, Unreachable, UsageError
 from deploytools.executor import OnceExecutor, ProjectConfig
 from deploytools.fleet import Fleet, Unreached
 from deploytools.releasing import _disk_troubles
@@ -147,14 +148,23 @@ def answer_that_was_cut(_: Path, __: pytest.MonkeyPatch) -> None:
     raise survey.silence("status", silent, 1)
 
 
-def lock_without_a_journal(_: Path, __: pytest.MonkeyPatch) -> None:
-    class Refusing(Link):
-        def run(self, command: Command, on_line: object = None, dialog: object = None) -> Result:
-            error = {"what": "there is no journal of run run-1", "where": "web1", "state": "", "next": ""}
-            return Result(2, json.dumps({"ok": False, "error": error}), "", 0.1)
+class WithoutJournals(Link):
+    """A host that refuses whatever it is asked, as `journal read` does."""
 
-    fleet: Fleet[Any] = Fleet([Host("web1")], lambda host: Refusing(str(host), {}))
+    def run(self, command: Command, on_line: object = None, dialog: object = None) -> Result:
+        error = {"what": "there is no journal of run run-1", "where": "web1", "state": "", "next": ""}
+        return Result(2, json.dumps({"ok": False, "error": error}), "", 0.1)
+
+
+def lock_without_a_journal(_: Path, __: pytest.MonkeyPatch) -> None:
+    fleet: Fleet[Any] = Fleet([Host("web1")], lambda host: WithoutJournals(str(host), {}))
     survey.read_journal(fleet, settings(hosts=["web1"]), "run-1")
+
+
+def run_that_nobody_knows(place: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("XDG_STATE_HOME", str(place))
+    fleet: Fleet[Any] = Fleet([Host("web1")], lambda host: WithoutJournals(str(host), {}))
+    pastrun.read(fleet, settings(hosts=["web1"]), "run-1", print)
 
 
 def nobody_to_ask(_: Path, __: pytest.MonkeyPatch) -> None:
@@ -165,6 +175,29 @@ def set_up_without_a_link(_: Path, __: pytest.MonkeyPatch) -> None:
     trouble = provisioning._trouble(Unreached(OSError("no route to host")), "fab setup", plan_only=True)
     assert trouble is not None
     raise provisioning._failed("fab setup", {"web1": trouble}, ())
+
+
+def set_up_that_is_interrupted(_: Path, __: pytest.MonkeyPatch) -> None:
+    class Stopped(Fleet[Any]):
+        def map(self, *_: object, **__: object) -> Any:
+            raise KeyboardInterrupt
+
+    fleet = Stopped([Host("web1")], lambda host: Link(str(host), {}))
+    provisioning.carry_out(settings(hosts=["ann@web1"]), fleet, "install")
+
+
+def sandbox_without_a_place(place: Path, _: pytest.MonkeyPatch) -> None:
+    (place / ".sandbox").write_text("")
+    sandbox._start(Layout(place / ".sandbox", 1, 2), [], None)
+
+
+def work_in_the_sandbox(place: Path, _: pytest.MonkeyPatch) -> None:
+    made = Layout(place / ".sandbox", 1, 2)
+    made.repository.mkdir(parents=True)
+    repository.make(made.repository)
+    layout.save(made)
+    (made.repository / "mine.py").write_text("")
+    demo.demo(place, lambda *_, **__: "", place, (), throw_away=False)
 
 
 def capitals_for_sudo(_: Path, __: pytest.MonkeyPatch) -> None:
@@ -212,6 +245,15 @@ FAILURES: list[tuple[Provoke, type[DeployError], str, str]] = [
         "run run-1 holds the lock, but has no journal",
         "fab unlock --force",
     ),
+    (run_that_nobody_knows, UsageError, "there is no run run-1", "fab history"),
+    (set_up_that_is_interrupted, Interrupted, "interrupted", "fab setup"),
+    (
+        sandbox_without_a_place,
+        OperationFailed,
+        "the sandbox can't be made: [Errno 20] Not a directory",
+        "fab sandbox.up",
+    ),
+    (work_in_the_sandbox, UsageError, "has work of yours in it", "--throw-away"),
     (environment_for_nothing, UsageError, "`on` chooses an environment", "fab on ENVIRONMENT TASK"),
     (no_open_run, UsageError, "no run is open", "fab"),
     (nobody_to_ask, UsageError, "with --json nobody is asked", "add --yes"),
@@ -274,3 +316,37 @@ def test_who_has_no_migrations_is_told_the_key(
         look.migrations.body(Context())
 
     assert "fabric.yaml says of no migrations" in capsys.readouterr().err
+
+
+def test_who_asks_for_migrations_before_the_first_deploy_is_told_that(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = Hosts({"web1": {"release": None}})
+    monkeypatch.setattr(executor, "current_settings", lambda _: settings(hosts=["web1"]))
+    monkeypatch.setattr(operation, "connected", lambda _: nullcontext(hosts.fleet))
+
+    with pytest.raises(Exit) as ended:
+        look.migrations.body(Context())
+
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "there is no release on the hosts yet" in told
+    assert "fab deploy --with-downtime" in told
+
+
+def test_status_names_the_hosts_whose_application_has_died(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives, died = ({"release": "r1", "serving": {"alive": alive}} for alive in (True, False))
+    hosts = Hosts({"web1": {**lives, "maintenance": {"state": "up"}}, "web2": died})
+    monkeypatch.setattr(executor, "current_settings", lambda _: settings())
+    monkeypatch.setattr(operation, "opened", lambda _: nullcontext(hosts.fleet))
+
+    with pytest.raises(Exit) as ended:
+        look.status.body(Context(), json=True)
+
+    told = capsys.readouterr().err
+    assert ended.value.code == 3
+    assert "the application is not running on 1 of 2 hosts" in told
+    assert "web2: the application is not running (release r1)" in told
+    assert "fab hotswap starts it" in told
