@@ -27,15 +27,19 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 PARTS = ("what", "state", "next")
 
-# Errors that can't be seen, by file and function, and why.
-ELSEWHERE = "in a program of its own, and nothing of it stands in the code: "
+# Errors of programs of their own of which nothing stands in the code, so that what they print doesn't tell
+# which it was: by file and function, and the test that provokes each.
 UNPROVOKED: dict[tuple[str, str], str] = {
-    ("deploytools/conclusion.py", "_reverted"): ELSEWHERE + "tests/integration/test_failures.py",
-    ("remote_scripts/doctor", "doctor"): ELSEWHERE + "tests/host/test_doctor.py",
-    ("remote_scripts/hostlib/migrating/migration_following.py", "_failed"): ELSEWHERE
-    + "tests/host/test_migrate.py",
-    ("remote_scripts/migrate", "check"): ELSEWHERE + "tests/host/test_migrate.py",
-    ("remote_scripts/status", "schema"): ELSEWHERE + "tests/host/test_status.py",
+    ("deploytools/command_line.py", "refusing.parsed"): "tests/unit/test_command_line.py::"
+    "test_what_nobody_knows_on_a_command_line_is_a_usage_error",
+    ("deploytools/conclusion.py", "_reverted"): "tests/integration/test_failures.py::"
+    "test_two_deploys_at_once_and_the_second_is_told_who_is_at_it",
+    ("remote_scripts/doctor", "doctor"): "tests/host/test_doctor.py::test_missing_directories_are_an_error",
+    ("remote_scripts/hostlib/migrating/migration_following.py", "_failed"): "tests/host/test_migrate.py::"
+    "test_with_transactional_ddl_proves_that_nothing_changed",
+    ("remote_scripts/migrate", "check"): "tests/host/test_migrate.py::test_current_refuses_what_is_pending",
+    ("remote_scripts/status", "schema"): "tests/host/test_status.py::"
+    "test_a_schema_that_nobody_can_tell_is_a_problem",
 }
 # So many letters have to be a message's own: what is filled in altogether fits whatever is said.
 FEW = 12
@@ -65,18 +69,28 @@ class Recorder:
         from hostlib.program import Failure
         from hostsetup.bundle import Refused
 
+        from tests.support.webhost import Ran
+
         for root in (DeployError, Failure, Refused):
             root.__init__ = self._noting(root.__init__)  # type: ignore[method-assign]
-        communicate = subprocess.Popen.communicate
+        communicate, ran = subprocess.Popen.communicate, Ran.__init__
 
         def noting(process: Any, *given: Any, **named: Any) -> tuple[Any, Any]:
             both = communicate(process, *given, **named)
-            for output in both:
-                self.said |= set(errors(output))
-                self.told |= set(findings(output))
+            self._hear(*both)
             return both
 
+        def noting_lines(made: Ran, code: int, out: str, err: str, answer: dict[str, Any]) -> None:
+            ran(made, code, out, err, answer)
+            self._hear(out, err)
+
         subprocess.Popen.communicate = noting  # type: ignore[method-assign]
+        Ran.__init__ = noting_lines  # type: ignore[method-assign]  # of what was read while it was at work
+
+    def _hear(self, *outputs: str | bytes | None) -> None:
+        for output in outputs:
+            self.said |= set(errors(output))
+            self.told |= set(findings(output))
 
     def _noting(self, make: Callable[..., None]) -> Callable[..., None]:
         def made(error: Exception, *given: Any, **named: Any) -> None:
@@ -128,7 +142,7 @@ class Recorder:
             each
             for each in known
             if id(each) not in provoked
-            and (each.file, each.function) not in UNPROVOKED
+            and not (says_nothing(each) and (each.file, each.function) in UNPROVOKED)
             and not any((each.file, line) in self.places for line in range(each.line, each.last_line + 1))
             and not any(is_within(text, each) for text in self.told)
         ]
@@ -177,6 +191,11 @@ def findings(output: str | bytes | None) -> Iterator[str]:
                 yield str((answer.get("error") or {}).get("what", ""))
         elif line.startswith("    "):
             yield line.strip()
+
+
+def says_nothing(message: Message) -> bool:
+    """Whether it has no words of its own: it passes on those of a program, a host or a list of findings."""
+    return set(message.parts["what"]) <= set("… :|")
 
 
 def is_within(text: str, message: Message) -> bool:

@@ -112,6 +112,21 @@ def test_with_schema_asks_the_database_of_the_current_release() -> None:
         assert "unable to open database file" in schema["message"]
 
 
+def test_a_schema_that_nobody_can_tell_is_a_problem() -> None:
+    with bare_host() as host:
+        (put_release(host, "r1") / ".deploytools.json").write_text("junk")
+        make_current(host, "r1")
+        junk = host.run("status", "--schema")
+        program = host.tools / "status"
+        program.write_text(program.read_text().replace("ASKING = 45.0 ", "ASKING = 0.1 "))
+        (host.tools / "migrate").write_text("#!/bin/sh\nexec sleep 60\n")
+        late = host.run("status", "--schema")
+
+        assert (junk.json["schema"], late.json["schema"]) == (None, None)
+        assert any(".deploytools.json of r1 can't be read" in problem for problem in junk.json["problems"])
+        assert any("the database gave no answer within 0 s" in problem for problem in late.json["problems"])
+
+
 @pytest.mark.parametrize("text", ["broken", "[]", "{}", '{"generation": 1}'])
 def test_a_record_that_cannot_be_read_hides_no_other(text: str) -> None:
     with bare_host() as host:

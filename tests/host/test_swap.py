@@ -406,6 +406,24 @@ def test_a_generation_that_fails_behind_the_web_server_is_taken_back(site: Site)
     site.assert_only(old)
 
 
+def test_one_that_serves_already_and_is_not_well_is_told_and_stays(site: Site) -> None:
+    """There is nothing to take it back to: the run that brought it is asked for again, after it was done."""
+    site.release("r1")
+    assert site.swap("--release", "r1", "--run-id", "run-1").code == 0
+    described = site.root / "releases/r1/.deploytools.json"
+    told = json.loads(described.read_text())
+    described.write_text(json.dumps({**told, "health": {**told["health"], "status": 204}}))
+
+    ran = site.swap("--release", "r1", "--run-id", "run-1")
+
+    assert ran.code == 3
+    assert "serves already, but the web server answers 200, not 204 from /" in ran.error["what"]
+    assert ran.error["state"] == "nothing was changed"
+    assert ran.error["next"] == f"look at {site.root}/log/app.log"
+    assert site.generation() == 1
+    site.assert_only(site.serving())
+
+
 def test_a_web_server_that_does_not_lead_to_our_socket_is_found_out_and_no_link_is_left(
     make_site: Callable[..., Site],
 ) -> None:
