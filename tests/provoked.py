@@ -129,9 +129,13 @@ class Recorder:
 
     def _is_whole(self) -> bool:
         """Whether all tests ran; where some are skipped, for want of root say, nobody can tell."""
+        given = self.config.option
         chosen = self.config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-        left_out = chosen or self.skipped or self.config.option.keyword or self.config.option.collectonly
-        return not left_out and not self.config.option.lf
+        chosen = (
+            chosen or "not exhaustive" not in given.markexpr
+        )  # without which it is of the exhaustive only
+        left_out = given.keyword or given.deselect or given.ignore or given.ignore_glob or given.lf
+        return not (chosen or left_out or given.stepwise or given.collectonly or self.skipped)
 
     def missing(self) -> list[Message]:
         from docs.raised import messages

@@ -15,8 +15,10 @@ from deploytools.errors import (
     InMaintenance,
     Interrupted,
     LockHeld,
+    NeedsWindow,
     OperationFailed,
     Unfinished,
+    Unreachable,
 )
 from deploytools.journal import Record
 from deploytools.plan import Plan, Target
@@ -76,6 +78,31 @@ def test_a_deploy_that_was_undone_says_that_the_site_is_as_it_was() -> None:
 
     assert error.state == "the site is up on what it ran before"
     assert error.exit_code == 3
+
+
+def test_a_deploy_without_a_window_that_finds_migrations_pending_names_the_one_with_a_window() -> None:
+    plan = plans.rolling_plan(BASE, settings())
+    pending = failed("2 are pending", state="pending", details=["0003: its author hasn't labelled it"])
+
+    error = concluded(
+        plan, Verdict.REVERTED, journal.outcome("check-migrations", "web1", pending, undo=False, seconds=0)
+    )
+
+    assert isinstance(error, NeedsWindow)
+    assert error.next == "fab deploy --with-downtime"
+    assert error.details == ("0003: its author hasn't labelled it",)
+
+
+def test_a_deploy_that_only_a_host_out_of_reach_has_stopped_may_leave_that_host_out() -> None:
+    plan = plans.rolling_plan(BASE, settings())
+    away = failed("no answer from web2", exit_code=6)
+
+    error = concluded(plan, Verdict.REVERTED, journal.outcome("stage", "web2", away, undo=False, seconds=0))
+
+    assert isinstance(error, Unreachable)
+    assert error.what == "deploy stopped: a host could not be reached"
+    assert error.state == "what had been done was undone; the site is up on what it ran before"
+    assert "--exclude HOST" in str(error.next)
 
 
 def status(release: str | None = "r1", *, maintenance: str = "up", alive: bool = True) -> dict[str, Any]:

@@ -73,3 +73,31 @@ def test_what_can_not_be_told_apart_is_in_the_catalogue_and_has_a_test_of_its_ow
     for test in provoked.UNPROVOKED.values():
         file, _, name = test.partition("::")
         assert f"def {name}(" in (provoked.REPOSITORY / file).read_text()
+
+
+WHOLE = ["", "-m 'exhaustive or not exhaustive'", "-n 3 --messages"]
+PARTS = [
+    "-m exhaustive",
+    "tests/unit",
+    "-k swap",
+    "--deselect tests/unit",
+    "--ignore tests/fleet",
+    "--lf",
+    "--sw",
+]
+
+
+def test_only_a_run_of_all_tests_can_tell_that_an_error_is_never_provoked() -> None:
+    script = (
+        "import shlex, sys; from _pytest.config import _prepareconfig; from tests.provoked import Recorder\n"
+        "for line in sys.argv[1:]: print(Recorder(_prepareconfig(shlex.split(line)))._is_whole())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *WHOLE, *PARTS],
+        cwd=provoked.REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.stdout.split() == ["True"] * len(WHOLE) + ["False"] * len(PARTS), ran.stderr
