@@ -1,6 +1,6 @@
 """Notes which errors of the catalogue (docs/messages.md) the tests have provoked. At the end of a whole suite
-those that are left are named, and with --messages it fails. `pytest --messages PATH` tells what a part leaves
-out.
+those that are left are named, and with --messages, which `make test` gives, it fails.
+`pytest --messages PATH` tells what a part leaves out.
 
 An error that is made in the tests' own process is known by the place that made it; one of a program that they
 ran, by what it printed: all of what it says has to fit, not only its first words.
@@ -130,10 +130,8 @@ class Recorder:
     def _is_whole(self) -> bool:
         """Whether all tests ran; where some are skipped, for want of root say, nobody can tell."""
         given = self.config.option
-        chosen = self.config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-        chosen = (
-            chosen or "not exhaustive" not in given.markexpr
-        )  # without which it is of the exhaustive only
+        everyday = "not exhaustive" in given.markexpr
+        chosen = self.config.args_source is not pytest.Config.ArgsSource.TESTPATHS or not everyday
         left_out = given.keyword or given.deselect or given.ignore or given.ignore_glob or given.lf
         return not (chosen or left_out or given.stepwise or given.collectonly or self.skipped)
 
