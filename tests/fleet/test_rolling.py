@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,18 @@ SICK_FOR_BUYERS = (
 )
 SLOW = "/run/slow"  # gone after a boot
 SLOW_ON_WEB2 = f"if (gethostname() === 'web2' && file_exists('{SLOW}')) {{ sleep(600); }}\n"
+
+# What the operator's computer takes for now: each second of a real year is one of 2001.
+YEARS_AGO = """
+import datetime
+
+class Then(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz).replace(year=2001)
+
+datetime.datetime = Then
+"""
 
 
 class Site:
@@ -286,3 +299,28 @@ def test_a_rollback_is_on_every_host_and_one_to_what_is_gone_says_what_there_is(
     assert "not on web2" in refused
     assert "fab deploy --ref " in refused
     assert set(whole.releases()) == {current}
+
+
+@pytest.mark.exhaustive
+def test_a_clock_that_jumped_back_changes_neither_what_is_kept_nor_where_a_rollback_goes(
+    whole: Site, tmp_path: Path
+) -> None:
+    """The operator's, whose releases are named by it: by their names the newest are the oldest."""
+    current = str(whole.releases()[0])
+    (tmp_path / "sitecustomize.py").write_text(YEARS_AGO)
+    away = {"PYTHONPATH": str(tmp_path), "FABRIC_DEPLOY_KEEP_RELEASES": "2"}
+    for _ in range(3):
+        whole.deploy(**away)
+    shipped = str(whole.releases()[0])
+
+    assert shipped.startswith("2001")
+    kept = whole.on_hosts()["web1"]
+    assert len(kept) == 2, kept
+    assert current not in kept
+    whole.fab("rollback", "--yes", **away)
+    (back,) = kept - {shipped}
+    assert whole.releases() == [back] * 3
+
+    gone = whole.fab("rollback", "--to", current, "--yes", code=2).stderr
+    assert f"{current} is not on the hosts: pruned, or never there" in gone
+    assert whole.releases() == [back] * 3
