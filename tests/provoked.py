@@ -1,5 +1,5 @@
 """Notes which errors of the catalogue (docs/messages.md) the tests have provoked. At the end of a whole suite
-those that are left are named, and with --messages, which `make test` gives, it fails.
+those that are left are named, and with --messages it fails.
 `pytest --messages PATH` tells what a part leaves out.
 
 An error that is made in the tests' own process is known by the place that made it; one of a program that they
