@@ -19,11 +19,10 @@ from typing import Any
 
 import pytest
 from hostlib.swapping import processes, swaplock, unixsockets
-from hostlib.swapping.generations import Record
 
 from tests.support.interrupts import WRITES, calls_of, failing_at, killed_at
 from tests.support.runtimes import RUNTIMES
-from tests.support.swapsite import Site, Visitors
+from tests.support.swapsite import Site, Visitors, wait_until_idle
 from tests.support.webhost import wait_until
 
 PHP = RUNTIMES["php-cgi"]
@@ -990,11 +989,6 @@ def kill(*pids: int | None) -> None:
     for pid in pids:
         assert pid is not None
         wait_until(lambda: (process := processes.find(pid)) is None or process.dead)  # noqa: B023
-
-
-def wait_until_idle(record: Record) -> None:
-    """A visitor has all of the answer a moment before the application closes its connection."""
-    wait_until(lambda: not unixsockets.connections(record.socket).total, what="its connections are closed")
 
 
 def kill_swap(swap: subprocess.Popen[str]) -> None:

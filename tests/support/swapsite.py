@@ -19,7 +19,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from hostlib.swapping import generations, processes
+from hostlib.swapping import generations, processes, unixsockets
 from hostlib.swapping.generations import Record
 from hostlib.swapping.managers import Managers
 
@@ -189,6 +189,11 @@ class _Host(WebHost):
         if self._document_root is not None:
             text += f'server.document-root := "{self.root / "current" / self._document_root}"\n'
         return text.replace(str(self.run_dir / "app.sock"), str(self.run_dir / self._backend))
+
+
+def wait_until_idle(record: Record) -> None:
+    """A visitor has all of the answer a moment before the application closes its connection."""
+    wait_until(lambda: not unixsockets.connections(record.socket).total, what="its connections are closed")
 
 
 def _runs(pid: int) -> bool:
