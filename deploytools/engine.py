@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from deploytools import commands, journal
 from deploytools.commands import Answer, Command, Ship
 from deploytools.errors import DeployError, LockHeld, OperationFailed
-from deploytools.fleet import Failed, Fleet, Lost, Ok, Outcome, Unreached
+from deploytools.fleet import Cancel, Failed, Fleet, Lost, Ok, Outcome, Unreached
 from deploytools.journal import Journal, Record
 from deploytools.moments import has_passed
 from deploytools.plan import Plan, Step
@@ -52,7 +52,7 @@ class Stop:
     """What Ctrl-C sets: the first asks to stop after the barrier in hand, the second stops waiting."""
 
     asked: bool = False
-    cancel: threading.Event = field(default_factory=threading.Event)
+    cancel: Cancel = field(default_factory=Cancel)
 
     def press(self) -> None:
         """Count one Ctrl-C."""

@@ -1,7 +1,8 @@
 """Many hosts at once, but not too many: the same work on each, and one outcome for every one.
 
 Work runs in threads even where there is one host, because Python hands Ctrl-C to the main thread only,
-and that one must not be stuck in a socket. It waits here in short steps.
+and that one must not be stuck in a socket. It waits here in short steps, and in none that a signal handler
+can upset: SimpleQueue.get, for one, waits without end where a handler outlasts its time-out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from deploytools.errors import Interrupted, Unreachable, UsageError
@@ -19,6 +20,28 @@ from deploytools.remote import Address, OutcomeUnknown
 
 # Seconds after which the waiting thread looks up, and after which `close` leaves a dead link to itself.
 GLANCE, FAREWELL = 0.1, 5.0
+
+
+class Cancel:
+    """Says when to stop waiting. Unlike threading.Event it has no lock, which a signal handler that sets it
+    may find held by the very code that it came in the middle of."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        """Have everybody stop waiting."""
+        self._set = True
+
+    def is_set(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._set
+
+    def wait(self, seconds: float) -> None:
+        """Return after so many seconds, or soon after it is set."""
+        deadline = time.monotonic() + seconds
+        while not self._set and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, GLANCE))
 
 
 class Link(Protocol):
@@ -99,7 +122,7 @@ class Fleet(Generic[R]):
             raise UsageError(
                 f"named more than once: {', '.join(twice)}", where="deploy.hosts", next="name each host once"
             )
-        self.cancel = threading.Event()
+        self.cancel = Cancel()
         self._remotes = {str(host): make(host) for host in hosts}
         self._parallel = max(1, parallel)
 
@@ -143,14 +166,14 @@ class _Round(Generic[T, R]):
         self._work, self._remotes = work, remotes
         self._turns = deque(remotes)
         self._lock = threading.Lock()
-        self._outcomes: SimpleQueue[tuple[str, Outcome[T]]] = SimpleQueue()
+        self._outcomes: Queue[tuple[str, Outcome[T]]] = Queue()
 
     def work_off(self) -> None:
         """Take one host after the other, in a worker thread."""
         while (name := self._next()) is not None:
             self._outcomes.put((name, _attempt(self._work, self._remotes[name])))
 
-    def wait(self, cancel: threading.Event) -> dict[str, Outcome[T]]:
+    def wait(self, cancel: Cancel) -> dict[str, Outcome[T]]:
         """Collect every outcome, or what there is when `cancel` is set."""
         outcomes: dict[str, Outcome[T]] = {}
         while len(outcomes) < len(self._remotes) and not cancel.is_set():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ import pytest
 
 from deploytools.commands import Command
 from deploytools.errors import Interrupted, OperationFailed, Unreachable, UsageError
-from deploytools.fleet import Failed, Fleet, Lost, Ok, Unreached
+from deploytools.fleet import GLANCE, Cancel, Failed, Fleet, Lost, Ok, Unreached
 from deploytools.remote import Address, LinkLost, StillRunning
 
 # Seconds after which a test that hangs is a failed one.
@@ -254,6 +255,39 @@ def test_ctrl_c_is_seen_while_a_host_hangs() -> None:
         signal.signal(signal.SIGINT, before)
         release.set()
     assert isinstance(outcomes["web1"], Lost)
+
+
+def test_nor_does_it_matter_how_long_the_handler_of_ctrl_c_takes() -> None:
+    """Of a busy laptop. SimpleQueue waits without end then."""
+    fleet, _ = fleet_of("web1")
+    release = threading.Event()
+
+    def work(remote: FakeRemote) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        return release.wait(PATIENCE)
+
+    def slow(*_: object) -> None:
+        time.sleep(2 * GLANCE)
+        fleet.cancel.set()
+
+    before = signal.signal(signal.SIGINT, slow)
+    try:
+        outcomes = fleet.map(work)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        release.set()
+    assert isinstance(outcomes["web1"], Lost)
+
+
+def test_whoever_waits_a_while_goes_on_when_a_handler_says_so() -> None:
+    cancel, began = Cancel(), time.monotonic()
+    before = signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    try:
+        threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        cancel.wait(PATIENCE)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (cancel.is_set(), time.monotonic() - began < PATIENCE) == (True, True)
 
 
 def test_close_closes_every_connection() -> None:
