@@ -339,7 +339,7 @@ def test_files_that_the_settings_have_no_place_for_any_more_go(ground: Ground) -
 def test_a_program_that_runs_keeps_its_own_version_through_an_upgrade(ground: Ground) -> None:
     ground.install()
     (ground.tools / "current/wait").write_text(
-        "#!/usr/bin/python3 -Es\nimport sys\nimport hostlib\nprint('here', flush=True)\nsys.stdin.read()\n"
+        "#!/usr/bin/python3 -EsS\nimport sys\nimport hostlib\nprint('here', flush=True)\nsys.stdin.read()\n"
         "from hostlib import gone\nprint(gone.__doc__)\n"
     )
     (ground.tools / "current/wait").chmod(0o755)

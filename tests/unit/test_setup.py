@@ -104,7 +104,7 @@ def test_nothing_of_the_callers_environment_reaches_what_runs_as_root() -> None:
 
     assert defaults.startswith("Defaults!DEPLOYTOOLS_GUESTBOOK env_reset, secure_path=")
     scripts = [file for file in BUNDLE["programs"] if file["mode"] == 0o755]
-    assert all(text(file).startswith("#!/usr/bin/python3 -Es\n") for file in scripts)
+    assert all(text(file).startswith("#!/usr/bin/python3 -EsS\n") for file in scripts)
 
 
 def test_an_account_that_sudoers_takes_for_an_alias_is_refused_and_odd_ones_are_quoted() -> None:
