@@ -268,7 +268,8 @@ class TestExpect:
         def expect(what: str, **answer: object) -> Ran:
             known = {"current": ["a"], "target": ["b"], "pending": [], "strangers": [], "transactional": True}
             python = host.base / "python"
-            python.write_text(f"#!/bin/sh\nread -r command; echo '{json.dumps({**known, **answer})}'\n")
+            told = json.dumps({**known, **answer})
+            python.write_text(f"#!/bin/sh\nread -r settings; read -r command; echo '{told}'\n")
             python.chmod(0o755)
             return check(AlembicProject(host, python=str(python)), "--expect", what)
 

@@ -60,7 +60,7 @@ deploy:
     quiesce: touch {work}/quiet
     backup: |
       file={work}/$DEPLOYTOOLS_RUN_ID.dump
-      pg_dump -Fc -h {database} -U app -f "$file" app && echo "$file"
+      {programs}/pg_dump -Fc -h {database} -U app -f "$file" app && echo "$file"
     resume: rm -f {work}/quiet
   fleet: {{connect_timeout: 5}}
 """
@@ -99,7 +99,9 @@ def begin(fleet: Fleet) -> None:
     (project / "migrations/0002.sql").unlink()
     hosts = json.dumps([f"{DEPLOY_USER}@{host.name}" for host in fleet])
     about = {"hosts": hosts, "ssh_config": json.dumps(str(fleet.ssh_config))}
-    (project / "fabric.yaml").write_text(FABRIC_YAML.format(**about, database=DATABASE, work=WORK))
+    (project / "fabric.yaml").write_text(
+        FABRIC_YAML.format(**about, database=DATABASE, work=WORK, programs=PROGRAMS)
+    )
     (project / "fabfile.py").write_text(FABFILE)
     (project / ".gitignore").write_text("state/\n__pycache__/\n")
     (project / "code").write_text("1\n")
