@@ -130,11 +130,15 @@ class Engine:
         intent = journal.intent(step.name, act.hosts, undo=undo)
         takes_lock = self._takes_lock(act)
         progress = self._record(progress, intent, flush=undo or not (step.looks or takes_lock))
-        if step.looks:
+        known = {} if undo else self._known(progress, act)
+        if step.looks and len(known) < len(act.hosts):
             self.pulse()
         self.reporter.step(self.plan, step, act.hosts, undo=undo)
         begun, sent = self.clock(), len(self.journal.unstored())
-        answers, arrived = self._ask(progress, act, attempted)
+        asked = replace(act, hosts=tuple(host for host in act.hosts if host not in known))
+        given, arrived = self._ask(progress, asked, attempted)
+        answers = {host: known[host] if host in known else given[host] for host in act.hosts}
+        arrived |= dict.fromkeys(known, begun)
         seconds = {host: arrived.get(host, self.clock()) - begun for host in act.hosts}
         self.reporter.answers(step, answers, seconds)
         records = [
@@ -229,6 +233,11 @@ class Engine:
                 self.reporter.note(f"no certain answer from {', '.join(left)}; asking again")
                 self.wait(RETRY)
         return {host: answers[host] for host in act.hosts}, arrived
+
+    def _known(self, progress: Progress, act: Act) -> dict[str, Answer]:
+        """What needn't be asked."""
+        found = ((host, commands.known(act.step, progress, host)) for host in act.hosts)
+        return {host: answer for host, answer in found if answer is not None}
 
     def _stand_down(self, progress: Progress, remote: Remote) -> None:
         """Let a swap end that waits for a turn which won't come: what it has ready runs on that release."""

@@ -86,9 +86,11 @@ class Progress:
         """What a resumed run starts from: whatever isn't known to be done is to be asked again.
 
         The intents stay, so that a pivot which may have been passed is not taken for untouched. On the way
-        back no step is repeated, so what a host has proved not to have changed stays proved.
+        back no step is repeated, so what a host has proved not to have changed stays proved. That nothing was
+        in flight is no longer true where somebody has ended maintenance meanwhile.
         """
         marks = self.marks if self.reverting else _asked(self.marks)
+        marks = {key: _without(mark, "in_flight") for key, mark in marks.items()}
         return replace(self, marks=marks, undone=_asked(self.undone), verdict=None)
 
 
@@ -238,6 +240,10 @@ def _backward(plan: Plan, progress: Progress) -> Action:
         if left:
             return Act(step, left, undo=True)
     return End(Verdict.REVERTED)
+
+
+def _without(mark: Mark, key: str) -> Mark:
+    return Mark(mark.state, {name: said for name, said in mark.value.items() if name != key})
 
 
 def _asked(marks: Marks) -> Marks:

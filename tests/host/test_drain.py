@@ -75,6 +75,27 @@ def test_an_idle_site_is_drained_at_once(site: WebHost) -> None:
     assert ran.json["took"] < 5
 
 
+def test_down_tells_how_many_requests_are_in_flight_and_waits_for_none(site: WebHost) -> None:
+    ran = site.run("down", "--count")
+    assert (ran.code, ran.json["in_flight"]) == (DONE, 0)
+    site.run("up")
+    held = Held(site)
+
+    ran = site.run("down", "--count")
+
+    assert (ran.code, ran.json["state"], ran.json["in_flight"]) == (DONE, "down", in_flight(site).total)
+    assert ran.json["in_flight"]
+    held.let_go()
+
+
+def test_down_says_so_where_nobody_can_tell_what_is_in_flight(site: WebHost) -> None:
+    site.config["statistics_path"] = "/no-such-page"
+    site.write_config()
+    ran = site.run("down", "--count")
+    assert (ran.code, ran.json["in_flight"]) == (DONE, None)
+    assert "in flight: can't be told" in ran.json["message"]
+
+
 def test_a_request_that_is_being_worked_on_is_waited_for(site: WebHost) -> None:
     held = Held(site)
     switch_down(site)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +54,26 @@ def test_down_waits_says_where_the_host_stands_and_goes_down_when_told(site: Web
     assert greeting["release"] is None
     assert (down.returncode, json.loads(result)["state"]) == (0, "down")
     assert site.get().in_maintenance
+
+
+def test_once_told_they_load_nothing_more(site: WebHost, tmp_path: Path) -> None:
+    """Visitors wait then, and what is loaded late takes longer than the work."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    assert site.run("down").code == 0  # else it writes what it lays ready
+    assert site.run("up").code == 0
+    for program in (["down", "--run-id=r1", "--count"], ["drain"], ["up", "--run-id=r1"]):
+        log = tmp_path / program[0]
+        argv = [sys.executable, "-X", "importtime", str(site.tools / program[0]), *program[1:], "--json"]
+        with (
+            log.open("wb") as errors,
+            subprocess.Popen([*argv, "--when-told"], stderr=errors, **pipes) as process,
+        ):
+            said(process)
+            before = log.read_text()
+            result, _ = process.communicate("go\n", timeout=30)
+        assert json.loads(result)["ok"]
+        assert "hostlib" in before
+        assert not log.read_text().removeprefix(before), program
 
 
 def test_up_waits_too(site: WebHost) -> None:

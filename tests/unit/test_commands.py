@@ -50,8 +50,18 @@ def test_maintenance_is_switched_in_its_own_directory_in_the_name_of_the_run() -
         "--until=2026-05-01T23:00:00+00:00",
         "--by=ann",
         "--run-id=run-1",
+        "--count",
         "--json",
     )
+
+
+def test_a_host_needs_no_drain_only_where_nothing_was_in_flight_when_it_went_down() -> None:
+    for count, needed in ((0, False), (2, True), (None, True)):
+        mark = Mark(State.OK, {"in_flight": count})
+        progress = Progress(marks={("maintenance-on", "web1"): mark})
+        assert (commands.known(plans.DRAIN, progress, "web1") is None) is needed
+        assert (commands.known(plans.DRAIN, progress.forget_failures(), "web1")) is None, "it may be up again"
+    assert commands.known(plans.VERIFY, Progress(), "web1") is None
 
 
 def test_the_switch_and_what_keeps_the_lock_and_the_journal_can_be_started_before_their_turn() -> None:

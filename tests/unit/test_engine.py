@@ -292,6 +292,39 @@ def test_a_step_that_only_looks_does_not_wait_for_its_intent_to_be_durable(tmp_p
     assert stored["migrate run"][-2:] == ["drain", "migrate"]
 
 
+def idle(count: int | None = 0) -> tuple[int, dict[str, Any]]:
+    return 0, {"ok": True, "changed": True, "in_flight": count}
+
+
+def test_a_host_where_nothing_was_in_flight_when_it_went_down_is_not_asked_to_drain(tmp_path: Path) -> None:
+    world = World({("web1", "down"): [idle(3)], ("web2", "down"): [idle()]})
+    running = engine(world, tmp_path)
+
+    assert running.run().verdict is Verdict.DONE
+
+    assert world.said == [item for item in ALL_STEPS if item != ("web2", "drain")]
+    drained = [
+        (record["host"], record["state"], record["value"].get("in_flight"))
+        for record in world.stored
+        if (record["kind"], record.get("step")) == ("outcome", "drain")
+    ]
+    assert drained == [("web1", "ok", None), ("web2", "ok", 0)]
+
+
+def test_a_run_that_is_resumed_before_its_drain_asks_every_host_again(tmp_path: Path) -> None:
+    world = World({("*", "down"): [idle(), idle()]})
+    running = engine(world, tmp_path)
+    world.before = lambda host, word: running.stop.press() if (host, word) == ("web2", "down") else None
+    assert running.run().verdict is None
+    world.before = lambda host, word: None
+    running.stop = Stop()
+    running.journal.append(journal.resumed("ann", "laptop"))
+
+    assert running.run().verdict is Verdict.DONE
+
+    assert [host for host, word in world.said if word == "drain"] == ["web1", "web2"]
+
+
 def test_a_host_that_has_changed_since_the_plan_was_made_stops_it_with_nothing_changed(
     tmp_path: Path,
 ) -> None:

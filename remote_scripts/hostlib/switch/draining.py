@@ -17,6 +17,7 @@ from hostlib.switch.maintstate import read_state
 from hostlib.webserver import counters
 
 SPACING = 0.02  # seconds between two samples: no sample is atomic, so two zeros in a row count
+LOOK = 1.0  # seconds for a look that may as well not come about
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,21 @@ def drain(
                 accepted=seen.accepted,
             )
         sleep(SPACING)
+
+
+def at_once(config: Config) -> int | None:
+    """How many requests are in flight right after `down` has proved itself; None where that can't be told.
+
+    0 is as certain as what `drain` says: nobody new comes in until maintenance goes off.
+    """
+    try:
+        found = in_flight(config, timeout=LOOK).total
+        if not found:
+            time.sleep(SPACING)
+            found = in_flight(config, timeout=LOOK).total
+    except (Failure, OSError):
+        return None
+    return found
 
 
 def in_flight(config: Config, *, timeout: float) -> InFlight:

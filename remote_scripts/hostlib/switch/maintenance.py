@@ -56,6 +56,14 @@ __all__ = [
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+def rehearse(config: Config) -> None:
+    """Do in vain what `down` and `up` begin with, so that in their turn all that is loaded late is there."""
+    with contextlib.suppress(Failure, OSError, ValueError):
+        script = _anybodys_script(config, ends=_epoch(timestamp()) or 0)
+        maintscript.proof_of(script), maintscript.window_of(script), maintscript.bypass_of(script)
+    web.rehearse(config)
+
+
 def standing(config: Config) -> Result:
     """What a switch tells while it waits to be told. Raises OSError."""
     return {"maintenance": read_state(config).as_result(), "release": config.release}
@@ -168,8 +176,7 @@ def _lay_ready(config: Config) -> str:
 
     It belongs to nobody's window and lets nobody through.
     """
-    page, _ = maintpage.read_page(page_file(config), HERE / "maint.html", drop=config.privileged)
-    script = maintscript.down_script(page, application=config.application, liveness=config.liveness)
+    script = _anybodys_script(config)
     try:
         _write_if_new(lua_file(config, ".up"), maintscript.UP)
         _write_if_new(lua_file(config, ".down"), script)
@@ -177,6 +184,13 @@ def _lay_ready(config: Config) -> str:
     except OSError as error:
         return f"{config.maintenance_dir} can't be written ({error.strerror}): mend that, and run it again"
     return ""
+
+
+def _anybodys_script(config: Config, ends: int = 0) -> str:
+    page, _ = maintpage.read_page(page_file(config), HERE / "maint.html", drop=config.privileged)
+    return maintscript.down_script(
+        page, application=config.application, liveness=config.liveness, since=ends, ends=ends
+    )
 
 
 def _write_if_new(file: Path, script: str) -> None:

@@ -40,7 +40,7 @@ def down(config: Config, told: str, timeout: float) -> web.Proof:
         path=public_path(config),
         headers=ASK_WHOSE,
         timeout=timeout,
-        patience=LATE if _magnet_is_loaded(config) else HOPELESS,
+        patience=lambda: LATE if _magnet_is_loaded(config) else HOPELESS,
         everywhere=True,
         elsewhere=lambda point, _: is_elsewhere(config, point, began + timeout),
     )
@@ -64,7 +64,7 @@ def up(config: Config, timeout: float) -> web.Proof:
         path=config.statistics_path,
         headers=ASK_WHOSE,
         timeout=timeout,
-        patience=LATE,
+        patience=lambda: LATE,
         everywhere=True,
         # Written by hand, by others: ours would be seen at config.url, too, by the same worker.
         elsewhere=lambda _, answer: answered_for(answer) is None,

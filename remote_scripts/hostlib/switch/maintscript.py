@@ -123,11 +123,11 @@ def _lua_piece(part: maintpage.Piece) -> str:
 
 def lua_string(data: bytes) -> str:
     """A Lua string literal for any bytes, in ASCII, line by line so that a page stays readable."""
-    return '"' + "".join(_ESCAPED[byte] for byte in data) + '"'
+    return '"' + data.decode("latin-1").translate(_ESCAPED) + '"'
 
 
-_ESCAPED = [chr(byte) if 32 <= byte < 127 else f"\\{byte:03}" for byte in range(256)]
-_ESCAPED[ord("\n")], _ESCAPED[ord('"')], _ESCAPED[ord("\\")] = "\\\n", '\\"', "\\\\"
+_ESCAPED = {byte: f"\\{byte:03}" for byte in range(256) if not 32 <= byte < 127}
+_ESCAPED |= {ord("\n"): "\\\n", ord('"'): '\\"', ord("\\"): "\\\\"}
 
 
 def is_up(script: str) -> bool:

@@ -152,7 +152,9 @@ def _holders(inodes: set[int], among: Iterable[int]) -> tuple[int, ...]:
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+        # Not by pathlib: this is asked of every process of the host, while visitors wait.
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            return file.read().rstrip(b"\n").decode(errors="replace")
     except OSError:
         return ""
 

@@ -20,7 +20,18 @@ from hostlib.webserver import exchange, listeners
 from hostlib.webserver.exchange import NoAnswer
 from hostlib.webserver.listeners import Listener, workers
 
-__all__ = ["Answer", "NoAnswer", "NotProved", "Point", "Proof", "points", "prove", "request", "workers"]
+__all__ = [
+    "Answer",
+    "NoAnswer",
+    "NotProved",
+    "Point",
+    "Proof",
+    "points",
+    "prove",
+    "rehearse",
+    "request",
+    "workers",
+]
 
 LARGEST_BURST = 16  # concurrent requests to reach a worker that another one is quicker than
 LARGEST_ROUND = 64  # concurrent requests altogether
@@ -30,6 +41,7 @@ SHORTEST_PATIENCE = 0.5  # seconds for a request; so `prove` may take that much 
 # can't be told apart, wanted answers must at least go on for longer than that.
 BLIND_SECONDS, BLIND_ANSWERS = 1.2, 20
 LOOK_AGAIN = 0.5  # seconds after which the list of workers is taken as out of date
+REHEARSAL = 1.0  # seconds for what may as well not come about
 TLS_PORTS = (443, 8443)  # asked by TLS first; others too, where plain HTTP gets no answer
 
 
@@ -120,6 +132,15 @@ def request(
         if isinstance(answer, Answer):
             return answer
     raise answer
+
+
+def rehearse(config: Config) -> None:
+    """Ask for the counters, for nothing: what a proof loads and compiles late is there when it is its turn.
+
+    For a program that waits to be told. Whatever is wrong shows in its turn.
+    """
+    with contextlib.suppress(Failure, OSError):
+        prove(config, lambda _: True, path=config.statistics_path, timeout=REHEARSAL, everywhere=True)
 
 
 class _Question(NamedTuple):
@@ -244,7 +265,7 @@ def prove(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     timeout: float = 30.0,
-    patience: float | None = None,
+    patience: Callable[[], float] | None = None,
     everywhere: bool = False,
     elsewhere: Callable[[Point, Answer], bool] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -255,7 +276,7 @@ def prove(
     They are asked where config.url leads, or `everywhere`: by each of the site's names, at each of their
     addresses. Then an unwanted answer doesn't count at an address that belongs to another site, which
     `elsewhere` tells. `holds` may raise Failure to end it at once. Raises NotProved after `timeout`
-    seconds, and after `patience` seconds where answers are still not the wanted ones.
+    seconds, and after `patience()` seconds where answers are still not the wanted ones.
     """
     began = clock()
     seen = _Seen(config, everywhere, began)
@@ -281,7 +302,7 @@ def prove(
         took = round(clock() - began, 3)
         if wanted and all(map(seen.done, seen.points)):
             return seen.proof(took)
-        if took >= timeout or (patience is not None and took >= patience and seen.unwanted()):
+        if took >= timeout or (patience is not None and seen.unwanted() and took >= patience()):
             raise seen.not_proved(took)
         # Unwanted answers take patience. A worker that does not show up takes more connections at a
         # time than the others can snatch.
