@@ -32,6 +32,12 @@ def listing(host: Host) -> list[str]:
     return told.stdout.splitlines()
 
 
+def purge(fleet: Fleet) -> None:
+    """Take the application and its data off all hosts, where there is anything of it."""
+    if any(host.exists(TOOLS) or host.exists(ROOT) for host in fleet):
+        fleet.operator.fab(*REMOVE, "--purge")
+
+
 def settings(fleet: Fleet, **changes: Any) -> None:
     """Write fabric.yaml for a site of PHP pages, with `changes` to `deploy`."""
     deploy = {
@@ -47,17 +53,18 @@ def settings(fleet: Fleet, **changes: Any) -> None:
     (fleet.operator.directory / "fabric.yaml").write_text(json.dumps(told))  # JSON is YAML, too
 
 
-def serve(host: Host) -> None:
+def serve(host: Host, *, page: str = PAGE, application: str = "guestbook") -> None:
     """Put a release on a host by hand and have it serve."""
-    release = f"{ROOT}/releases/r1"
-    host.run(["install", "-d", "-o", "deploy", "-g", "deploy", release, f"{release}/public"])
-    host.write(f"{release}/public/index.php", PAGE)
+    release = f"/srv/{application}/releases/r1"
     app = {"command": "/usr/bin/php-cgi", "env": {"PHP_FCGI_CHILDREN": "8"}}
-    host.write(
-        f"{release}/.deploytools.json",
-        json.dumps({"id": "r1", "app": app, "health": {"path": "/index.php"}, "migrate": None}),
-    )
-    host.run([f"{TOOLS}/swap", "--release", "r1"])
+    manifest = {"id": "r1", "app": app, "health": {"path": "/index.php"}, "migrate": None}
+    script = """
+    install -d -o deploy -g deploy "$1" "$1/public"
+    printf %s "$2" >"$1/public/index.php"
+    printf %s "$3" >"$1/.deploytools.json"
+    """
+    host.run(["sh", "-euc", script, "sh", release, page, json.dumps(manifest)])
+    host.run([f"/usr/local/lib/deploytools/{application}/swap", "--release", "r1"])
 
 
 @contextmanager

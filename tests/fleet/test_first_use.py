@@ -74,6 +74,7 @@ def test_a_set_up_host_passes_doctor_and_a_second_set_up_changes_nothing(site: S
     site.fab("doctor")
 
 
+@pytest.mark.exhaustive
 def test_a_host_that_nobody_reaches_stops_doctor_and_status_with_what_to_look_at(site: Site) -> None:
     site.fleet["web2"].link_down()
     try:
@@ -114,6 +115,7 @@ def test_down_is_seen_by_visitors_of_every_host_and_up_ends_it(site: Site) -> No
     site.fab("maint-up")
 
 
+@pytest.mark.exhaustive
 def test_the_two_scripts_do_the_same_by_hand_over_a_plain_ssh(site: Site) -> None:
     for script, expected in (("down", True), ("up", False)):
         for host in site.fleet:
@@ -122,6 +124,7 @@ def test_the_two_scripts_do_the_same_by_hand_over_a_plain_ssh(site: Site) -> Non
         assert site.in_maintenance() == [expected, expected]
 
 
+@pytest.mark.exhaustive
 def test_a_later_release_is_deployed_without_downtime_and_a_swap_gives_a_new_process(site: Site) -> None:
     before = site.status()
     page = site.fleet.operator.directory / "public/index.php"
@@ -138,6 +141,7 @@ def test_a_later_release_is_deployed_without_downtime_and_a_swap_gives_a_new_pro
     assert site.seen() == [200, 200]
 
 
+@pytest.mark.exhaustive
 def test_after_a_reboot_and_after_a_power_cut_the_site_is_back_by_itself(site: Site) -> None:
     web1, web2 = site.fleet
     before = site.status()
@@ -150,6 +154,7 @@ def test_after_a_reboot_and_after_a_power_cut_the_site_is_back_by_itself(site: S
     ]
 
 
+@pytest.mark.exhaustive
 def test_a_window_outlives_a_reboot_and_a_power_cut(site: Site) -> None:
     web1, web2 = site.fleet
     site.fab("maint-down")

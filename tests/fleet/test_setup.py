@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fleet import Fleet, Host
-from tests.fleet.setuphost import AS_ROOT, PAGE, REMOVE, ROOT, TOOLS, listing, serve, settings, visitors
+from tests.fleet.setuphost import (
+    AS_ROOT,
+    PAGE,
+    REMOVE,
+    ROOT,
+    TOOLS,
+    listing,
+    purge,
+    serve,
+    settings,
+    visitors,
+)
 
 # Of a host that serves.
 UNITS = (".service", "@.service", "@.socket", "@1.service", "@1.socket")
@@ -24,19 +34,30 @@ def fresh(fleet: Fleet) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def removed(fleet: Fleet, fresh: dict[str, list[str]]) -> Iterator[None]:
-    """Hosts without anything of the application, before the test and after it."""
+def removed(fleet: Fleet, fresh: dict[str, list[str]]) -> None:
+    """Hosts without anything of the application, whichever tests ran before."""
     settings(fleet)
-    yield
-    settings(fleet)
-    fleet.operator.fab(*REMOVE, "--purge")
+    purge(fleet)
 
 
 @pytest.fixture
-def prepared(removed: None, fleet: Fleet) -> Fleet:
-    """Hosts that were set up."""
+def prepared(fleet: Fleet, fresh: dict[str, list[str]]) -> Fleet:
+    """Hosts that were set up, as this toolkit or as a newer one has it."""
+    settings(fleet)
     fleet.operator.fab(*AS_ROOT)
     return fleet
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A copy of this toolkit with a number of its own and one module more; for PYTHONPATH."""
+    source, place = Path(__file__).parents[2], tmp_path_factory.mktemp("newer")
+    for name in ("deploytools", "remote_scripts"):
+        shutil.copytree(source / name, place / name)
+    (place / "remote_scripts/hostlib/newer.py").write_text('"""Something new."""\n')
+    with (place / "deploytools/__init__.py").open("a") as package:
+        package.write('__version__ = "9.9"\n')
+    return str(place)
 
 
 @pytest.mark.usefixtures("removed")
@@ -62,9 +83,8 @@ def test_a_host_is_set_up_once_and_a_removal_leaves_nothing(
 
 
 def test_no_request_is_lost_by_a_reload_an_upgrade_or_a_change_of_settings(
-    prepared: Fleet, tmp_path: Path
+    prepared: Fleet, newer: str
 ) -> None:
-    newer = newer_toolkit(tmp_path)
     for host in prepared:
         serve(host)
     one, two = prepared
@@ -72,40 +92,22 @@ def test_no_request_is_lost_by_a_reload_an_upgrade_or_a_change_of_settings(
         settings(prepared, webserver={"statistics_path": "/counts"})
         changed = prepared.operator.fab(*AS_ROOT).stdout
         settings(prepared)
-        upgraded = prepared.operator.fab(*AS_ROOT, PYTHONPATH=str(newer)).stdout
+        upgraded = prepared.operator.fab(*AS_ROOT, PYTHONPATH=newer).stdout
     assert changed.count("reload: lighttpd") == 2
     assert upgraded.count("reload: lighttpd") == 2, "the path of the counters is what it was"
     assert (set(quick), set(slow)) == ({"the page"}, {"the page"}), (quick, slow)
     assert quick["the page"] > 100
 
-    once_more = prepared.operator.fab(*AS_ROOT).stdout
-    assert f"change: {TOOLS}/config.json" in once_more
-    assert "reload" not in once_more, "only a comment of its configuration is another one"
-    for host in prepared:
-        assert not host.exists(f"{TOOLS}/current/hostlib/newer.py")
-
-
-def newer_toolkit(place: Path) -> Path:
-    """A copy of this toolkit with a number of its own and one module more."""
-    source = Path(__file__).parents[2]
-    for name in ("deploytools", "remote_scripts"):
-        shutil.copytree(source / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (place / "remote_scripts/hostlib/newer.py").write_text('"""Something new."""\n')
-    with (place / "deploytools/__init__.py").open("a") as package:
-        package.write('__version__ = "9.9"\n')
-    return place
-
 
 @pytest.mark.exhaustive
-def test_programs_work_at_every_moment_of_an_upgrade(prepared: Fleet, tmp_path: Path) -> None:
-    newer = newer_toolkit(tmp_path)
+def test_programs_work_at_every_moment_of_an_upgrade(prepared: Fleet, newer: str) -> None:
     host = prepared["web1"]
     ask = f"{TOOLS}/status --json >>answers 2>>errors || echo $? >>codes"
     host.write("/home/deploy/ask", f"while [ ! -e enough ]; do {ask}; done\n")
     asking = host.start("cd /home/deploy && sh ask", user="deploy")
     try:
         for _ in range(3):
-            prepared.operator.fab(*AS_ROOT, "-H", "web1", PYTHONPATH=str(newer))
+            prepared.operator.fab(*AS_ROOT, "-H", "web1", PYTHONPATH=newer)
             prepared.operator.fab(*AS_ROOT, "-H", "web1")
     finally:
         host.write("/home/deploy/enough", "")
@@ -117,16 +119,22 @@ def test_programs_work_at_every_moment_of_an_upgrade(prepared: Fleet, tmp_path: 
 
 
 def test_an_open_window_outlasts_an_upgrade_and_is_lifted_by_the_new_programs(
-    prepared: Fleet, tmp_path: Path
+    fleet: Fleet, fresh: dict[str, list[str]], newer: str
 ) -> None:
-    fab = prepared.operator.fab
-    fab("maint-down", "--reason", "upgrade")
-    fab(*AS_ROOT, PYTHONPATH=str(newer_toolkit(tmp_path)))
-    assert all(host.get("/").in_maintenance for host in prepared)
+    fab = fleet.operator.fab
+    settings(fleet)
+    fab(*AS_ROOT, PYTHONPATH=newer)
+    fab("maint-down", "--reason", "upgrade", PYTHONPATH=newer)
+
+    upgraded = fab(*AS_ROOT).stdout
+
+    assert f"change: {TOOLS}/config.json" in upgraded
+    assert "reload" not in upgraded, "only a comment of lighttpd's configuration is another one"
+    assert not any(host.exists(f"{TOOLS}/current/hostlib/newer.py") for host in fleet)
+    assert all(host.get("/").in_maintenance for host in fleet)
     assert "fab maint-up" in fab(*REMOVE, code=4).stderr
-    fab(*AS_ROOT)
     fab("maint-up")
-    assert not any(host.get("/").in_maintenance for host in prepared)
+    assert not any(host.get("/").in_maintenance for host in fleet)
 
 
 @pytest.mark.usefixtures("removed")
