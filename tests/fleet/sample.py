@@ -28,7 +28,7 @@ def begin(fleet: Fleet) -> None:
     (project / "public/index.php").write_text(PAGE)
     (project / ".gitignore").write_text("state/\n")
     git(project, "init", "-q")
-    for key, value in (("user.name", "Ann"), ("user.email", "ann@example.com")):
+    for key, value in (("user.name", "Ann"), ("user.email", "ann@example.com"), ("core.compression", "0")):
         git(project, "config", key, value)
     commit(fleet, "The first page")
 

@@ -141,6 +141,7 @@ def test_nothing_of_this_machine_gets_into_an_image() -> None:
     assert not left - {"01autoremove", "70debconf"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("fleet_possible")
 def test_a_package_that_does_not_exist_is_an_error_and_no_fleet() -> None:
     with pytest.raises(subprocess.CalledProcessError), Fleet(1, packages=["no-such-package-anywhere"]):

@@ -20,7 +20,7 @@ OWNER = """
 import sys, time
 from tests.fleet import Fleet
 
-with Fleet(2) as fleet:
+with Fleet(1) as fleet:
     print(fleet.place.number, fleet.keeper.pid, *(pid for host in fleet for pid in host.pids()), flush=True)
     {then}
 """
@@ -75,23 +75,30 @@ def gone(owner: Owner) -> None:
     wait_until(lambda: not owner.left(), lambda: f"no trace of the fleet: {owner.left()}")
 
 
-def test_the_search_for_what_is_left_finds_all_of_a_running_fleet(owner: Owner) -> None:
+def test_a_running_fleet_is_found_whole_and_a_sweep_leaves_it_alone(owner: Owner) -> None:
     kinds = {line.split()[0] for line in owner.left()}
     assert kinds == {"process", "link", "route", "cgroup", "directory"}
+    mounts = Path(f"/proc/{owner.pids[0]}/mounts").read_text()
+    assert "overlay" in mounts, "they are nowhere but in its own namespace"
+    assert owner.place.number not in keeper.sweep()
+    assert owner.place.number in keeper.living()
+    assert {line.split()[0] for line in owner.left()} == kinds
 
 
-def test_the_mounts_of_a_fleet_are_nowhere_but_in_its_own_namespace(owner: Owner) -> None:
-    inside = Path(f"/proc/{owner.pids[0]}/mounts").read_text()
-    assert "overlay" in inside
-    assert not [line for line in owner.left() if line.startswith("mount")]
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive),
+        pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_nothing_is_left_when_the_owner_is_killed(owner: Owner, number: signal.Signals) -> None:
     owner.process.send_signal(number)
     gone(owner)
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_left_when_the_owner_ends_with_an_error() -> None:
     owner = Owner(then="raise SystemExit('the test failed')")
     gone(owner)
@@ -122,9 +129,3 @@ def test_after_the_death_of_both_no_host_runs_and_the_next_start_sweeps_the_rest
     )
     assert "removed what was left of" in done.stdout
     gone(owner)
-
-
-def test_a_sweep_leaves_a_fleet_with_a_living_owner_alone(owner: Owner) -> None:
-    assert owner.place.number not in keeper.sweep()
-    assert owner.place.number in keeper.living()
-    assert {line.split()[0] for line in owner.left()} >= {"process", "link", "cgroup"}

@@ -17,7 +17,7 @@ WAYS = list(itertools.product(("systemd", "direct"), ("fd0", "path")))
 
 
 # Each of them is swapped by tests/host/test_swap_runtimes.py, too.
-EVERYDAY = ("php-cgi", "uwsgi")
+EVERYDAY = ("php-cgi",)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 
 from tests.fleet import Fleet, Host
 from tests.fleet.hosts import wait_until
+from tests.fleet.swaphost import SwapHost, set_up
 from tests.support import load
 from tests.support.runtimes import RUNTIMES
 
@@ -33,13 +34,15 @@ pytestmark = pytest.mark.fleet(2, suites=("bookworm", "trixie"), packages=["libp
 
 @pytest.fixture(scope="module", autouse=True)
 def deployed(fleet: Fleet) -> None:
-    """The set-up and the first deploy, as an operator would."""
-    application = fleet.operator.directory / "app"
-    application.mkdir()
-    FLUP.install(application)
-    configure(fleet)
-    fleet.operator.fab("setup", "--as-user", "root", "--yes")
-    fleet.operator.fab("deploy", "--with-downtime", "--yes")
+    """Hosts that were set up and serve a first release."""
+    set_up(fleet, FLUP)
+
+    def begin(host: Host) -> None:
+        there = SwapHost(host, FLUP)
+        there.release("r1")
+        assert there.swap("--release", "r1").code == 0
+
+    fleet.in_parallel(begin)
 
 
 # What the two versions of systemd may differ in is tried on both; for all else Debian 12 is enough, but in
@@ -67,20 +70,6 @@ def host(fleet: Fleet, request: pytest.FixtureRequest) -> Host:
 def in_background() -> Iterator[Callable[..., Future[Any]]]:
     with ThreadPoolExecutor() as pool:
         yield pool.submit
-
-
-def configure(fleet: Fleet, **app: Any) -> None:
-    """fabric.yaml, with these keys in `app`."""
-    deploy = {
-        "application": "guestbook",
-        "hosts": [f"deploy@{host.name}" for host in fleet],
-        "ssh_config": str(fleet.ssh_config),
-        "source": {"path": "app"},
-        "app": {"command": FLUP.commands["fd0"], **app},
-    }
-    # JSON is YAML.
-    content = {"tasks": {"executor_class": "deploytools.executor.OnceExecutor"}, "deploy": deploy}
-    (fleet.operator.directory / "fabric.yaml").write_text(json.dumps(content))
 
 
 def release(host: Host, name: str, **app: Any) -> str:
@@ -304,9 +293,17 @@ def test_one_that_crashes_again_and_again_keeps_its_socket(
     host: Host, in_background: Callable[..., Future[Any]]
 ) -> None:
     number = swap(host)["generation"]
-    for crash in range(8):  # systemd gives up after five by default
-        host.run(["kill", "-KILL", str(serving(host)["pid"])])
-        wait_until(lambda: serving(host)["restarts"] == crash + 1, lambda: "a restart")  # noqa: B023
+    service = f"deploytools-guestbook@{number}.service"
+    for crash in range(6):  # systemd gives up after five by default
+        host.run(["kill", "-KILL", property_of(host, service, "MainPID")])
+        wait_until(
+            lambda: (
+                property_of(host, service, "NRestarts") == str(crash + 1)  # noqa: B023
+                and property_of(host, service, "MainPID") != "0"
+            ),
+            lambda: "a restart",
+        )
+    assert serving(host)["restarts"] == 6
     assert host.get("/").status == 200
     assert generation(host) == number
 
@@ -329,10 +326,16 @@ def first_answers(host: Host, count: int = 3) -> list[int]:
     return answers
 
 
+def await_the_boot_units_end(host: Host) -> None:
+    """Until then it may have the lock that a swap wants."""
+    unit = "deploytools-guestbook.service"
+    wait_until(lambda: property_of(host, unit, "SubState") == "exited", lambda: f"the end of {unit}")
+
+
 @BOTH_MANAGERS
 def test_after_a_reboot_the_same_generation_serves_and_nobody_is_refused(host: Host, manager: str) -> None:
     if not host.exists(f"/srv/guestbook/releases/slow-{manager}"):
-        release(host, f"slow-{manager}", manager=manager, env={"START_DELAY": "2"})
+        release(host, f"slow-{manager}", manager=manager, env={"START_DELAY": "1"})
     number = swap(host, "--release", f"slow-{manager}")["generation"]
 
     host.stop()
@@ -341,10 +344,7 @@ def test_after_a_reboot_the_same_generation_serves_and_nobody_is_refused(host: H
     assert first_answers(host) == [200] * 3, "the first ones waited in its socket"
     now = serving(host)
     assert (now["generation"], now["manager"], now["alive"]) == (number, manager, True)
-    wait_until(
-        lambda: property_of(host, "deploytools-guestbook.service", "SubState") == "exited",
-        lambda: "the boot unit's end",
-    )
+    await_the_boot_units_end(host)
     assert property_of(host, "deploytools-guestbook.service", "Result") == "success"
     assert host.run(["systemctl", "--failed", "--no-legend"]).stdout == ""
     assert swap(host, "--release", "values")["stopped"] == [number]
@@ -364,10 +364,7 @@ def test_after_a_power_cut_in_the_middle_of_a_swap_what_served_serves(host: Host
 
     wait_until(lambda: host.get("/").status == 200, lambda: "an answer")
     assert generation(host) == number
-    wait_until(
-        lambda: property_of(host, "deploytools-guestbook.service", "SubState") == "exited",
-        lambda: "the boot unit's end",
-    )
+    await_the_boot_units_end(host)
     assert_only(host, number)
     assert swap(host)["generation"] == number + 2
 
@@ -380,6 +377,7 @@ def test_one_that_does_not_come_back_is_replaced_by_a_new_generation(host: Host)
     host.boot()
     wait_until(lambda: host.get("/").status == 200, lambda: f"an answer: {host.console_text}", 60)
     assert generation(host) == number + 1
+    await_the_boot_units_end(host)
 
 
 # -- going back, and time ----------------------------------------------------------------------------------
@@ -404,7 +402,7 @@ def test_back_is_one_rename_and_a_warm_generation_is_stopped_when_its_time_is_ov
 
 @BOTH_MANAGERS
 def test_the_application_outlives_the_login_that_swapped(fleet: Fleet, host: Host, manager: str) -> None:
-    host.write("/etc/systemd/logind.conf.d/kill.conf", "[Login]\nKillUserProcesses=yes\n")
+    host.write("/etc/systemd/logind.conf.d/kill.conf", "[Login]\nKillUserProcesses=yes\nUserStopDelaySec=0\n")
     host.run(["systemctl", "restart", "systemd-logind"])
     name = release(host, f"login-{manager}-{time.monotonic_ns()}", manager=manager)
     done = subprocess.run(
