@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support import prepared
+
 REPOSITORY = Path(__file__).parents[2]
-FAB = Path(sys.executable).with_name("fab")
 
 FABFILE = """
 import json
@@ -92,17 +92,9 @@ class Project:
         home = self.directory / "home"
         for directory in (home, self.directory / below):
             directory.mkdir(exist_ok=True)
-        environ = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), **variables}
-        return subprocess.run(
-            [FAB, *arguments],
-            cwd=self.directory / below,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        environ = {"HOME": str(home), "PATH": os.environ["PATH"]}
+        environ |= {**prepared.of_python(os.environ), **variables}
+        return prepared.fab(*arguments, cwd=self.directory / below, env=environ)
 
     def printed(self, *arguments: str, **options: Any) -> list[dict[str, Any]]:
         """What the tasks of a successful `fab` print."""

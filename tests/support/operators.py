@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-FAB = Path(sys.executable).with_name("fab")
+from tests.support import prepared
+from tests.support.prepared import FAB
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Operator:
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Begin `fab ARGUMENTS` in a process group of its own, as a terminal would."""
         environ = {**os.environ, "XDG_STATE_HOME": str(self.directory / "state"), **variables}
-        return subprocess.Popen(
+        return prepared.Popen(
             [FAB, *arguments],
             cwd=self.directory,
             env=environ,

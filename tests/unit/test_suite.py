@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from docs.raised import messages
 from tests import provoked
+from tests.support import prepared
+from tests.support.prepared import FAB
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
@@ -31,6 +34,36 @@ def test_what_can_not_be_tested_is_skipped_and_said_but_fails_in_ci(
         check=False,
     )
     assert (ran.returncode, "no lighttpd here" in ran.stdout) == (code, True), ran.stdout
+
+
+def test_a_fab_that_is_forked_is_as_one_that_is_started(tmp_path: Path) -> None:
+    (tmp_path / "fabfile.py").write_text(
+        "import json, os, sys, time\n"
+        "from invoke import task\n\n"
+        "@task\n"
+        "def tell(c, code=7, wait=0):\n"
+        "    told = [os.getcwd(), dict(os.environ), sys.argv, sys.path, os.getsid(0) == os.getpid(),\n"
+        "            [os.isatty(file) for file in (0, 1, 2)], sorted(os.listdir('/proc/self/fd'))[:4]]\n"
+        "    print(json.dumps(told), flush=True)\n"
+        "    print('on stderr', file=sys.stderr)\n"
+        "    time.sleep(wait)\n"
+        "    sys.exit(code)\n"
+    )
+    files = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    common = {"cwd": tmp_path, "env": {**os.environ, "COLOUR": "green"}, "start_new_session": True, **files}
+    one = subprocess.Popen([FAB, "tell"], text=True, **common)
+    other = prepared.Popen([FAB, "tell"], text=True, **common)
+
+    assert one.communicate() == other.communicate()
+    assert (one.returncode, other.returncode) == (7, 7)
+
+    waiting = prepared.Popen([FAB, "tell", "--wait", "60"], **common)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline()
+    assert waiting.poll() is None
+    os.killpg(waiting.pid, signal.SIGINT)
+    waiting.communicate()
+    assert waiting.wait() == 1, "as invoke ends on Ctrl-C"
 
 
 PRINTED = """web1  | a line
