@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.site import Site, wait_for
+from tests.support.webhost import children
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +26,32 @@ def deployed(site: Site) -> Site:
 def _unharmed(deployed: Site) -> Iterator[None]:
     """Whatever a test breaks, the site is whole afterwards: up, unlocked, answering."""
     yield
-    status = deployed.status()
-    assert status["lock"] is None
-    assert status["maintenance"]["state"] == "up"
+    assert not (deployed.root / "state" / "lock").exists()
+    assert deployed.get()[0] == 200
     assert deployed.get("health")[0] == 200
 
 
 def migrations(site: Site) -> int:
     """How many migrations were ever started."""
     return len(list(site.root.glob("migrations/*/started.json")))
+
+
+def committed(site: Site, message: str, files: dict[str, str]) -> None:
+    """One more commit on the sandbox's repository."""
+    repository = site.directory / ".sandbox" / "guestbook"
+    for name, content in files.items():
+        (repository / name).write_text(content)
+    for arguments in (["add", "-A"], ["commit", "-q", "-m", message]):
+        identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]
+        subprocess.run(["git", "-C", repository, *identity, *arguments], check=True, capture_output=True)
+
+
+def processes(site: Site) -> tuple[int, int]:
+    """The supervisor of the generation that serves, and the application below it."""
+    serving = (site.root / "run" / "app.sock").readlink().with_suffix(".json")
+    supervisor = json.loads((site.root / "run" / serving).read_text())["pid"]
+    (app,) = children(supervisor)
+    return supervisor, app
 
 
 def test_pending_migrations_are_refused_without_a_window(deployed: Site) -> None:
@@ -71,7 +89,7 @@ def test_an_app_that_does_not_get_well_is_never_shown_to_the_public(
     deployed: Site, ref: str, window: list[str]
 ) -> None:
     with deployed.visitors("--rate", "100", "--clients", "4") as leave:
-        patience = {"FABRIC_DEPLOY_APP_START_TIMEOUT": "5"}
+        patience = {"FABRIC_DEPLOY_APP_START_TIMEOUT": "2"}
         done = deployed.fab("on", "sandbox", "deploy", "--ref", ref, *window, "--yes", code=3, **patience)
         seen = leave()
 
@@ -114,9 +132,20 @@ def test_ctrl_c_before_the_migration_can_be_aborted(deployed: Site) -> None:
     assert migrations(deployed) == before
 
 
+WAITS = """\
+        while not os.path.exists({go!r}):
+            time.sleep(0.02)"""
+
+
 def test_a_laptop_that_dies_in_the_migration_changes_nothing_about_it(deployed: Site) -> None:
-    before = migrations(deployed)
-    window = ("deploy", "--ref", "slow-migration", "--with-downtime", "--until", "+1s", "--yes")
+    before, go = migrations(deployed), deployed.directory / "go"
+    repository = deployed.directory / ".sandbox" / "guestbook"
+    moods = "migrations/versions/0003_moods.py"
+    subprocess.run(["git", "-C", repository, "checkout", "-q", "-b", "waiting", "slow-migration"], check=True)
+    waiting = (repository / moods).read_text().replace("\nimport time\n", "\nimport os\nimport time\n")
+    waiting = waiting.replace("        time.sleep(PAUSE)", WAITS.format(go=str(go)))
+    committed(deployed, "waiting", {moods: waiting})
+    window = ("deploy", "--ref", "waiting", "--with-downtime", "--until", "+1s", "--yes")
     process = deployed.start("on", "sandbox", *window)
     wait_for(lambda: migrations(deployed) > before, "the migration")
     process.kill()
@@ -127,12 +156,18 @@ def test_a_laptop_that_dies_in_the_migration_changes_nothing_about_it(deployed: 
     deployed.on("deploy", "--ref", "v3", "--yes", code=5)
     refused = deployed.on("deploy", "--abort", code=4)
     assert "next:  fab on sandbox deploy --resume" in refused.stderr
-    told = deployed.on("deploy", "--resume")
+    journals = deployed.root / "state" / "journal"
+    noted = sum(file.stat().st_size for file in journals.iterdir())
+    resuming = deployed.start("on", "sandbox", "deploy", "--resume")
+    wait_for(lambda: sum(file.stat().st_size for file in journals.iterdir()) > noted, "it to go on")
+    go.touch()
+    stdout, stderr = resuming.communicate(timeout=100)
 
-    assert "done" in told.stdout
-    assert len(re.findall("the window was to end at .*, and goes on", told.stdout + told.stderr)) == 1
+    assert resuming.returncode == 0, stderr
+    assert "done" in stdout
+    assert len(re.findall("the window was to end at .*, and goes on", stdout + stderr)) == 1
     assert migrations(deployed) == before + 1
-    assert deployed.serves == deployed.commit("slow-migration")
+    assert deployed.serves == deployed.commit("waiting")
     assert deployed.get()[1]["x-schema"] == deployed.get()[1]["x-schema-expected"]
 
 
@@ -140,11 +175,11 @@ def test_a_rollback_past_a_migration_is_refused(deployed: Site) -> None:
     done = deployed.on("rollback", "--yes", code=3)
 
     assert "the site is up on what it ran before" in done.stderr
-    assert deployed.serves == deployed.commit("slow-migration")
+    assert deployed.serves == deployed.commit("waiting")
 
 
 def test_an_app_that_was_killed_is_back_before_anybody_looks(deployed: Site) -> None:
-    killed = deployed.status()["serving"]["pid"]
+    _, killed = processes(deployed)
     os.kill(killed, signal.SIGKILL)
     back = wait_for(lambda: (now := deployed.status()["serving"])["alive"] and now, "it to be started again")
     assert (back["restarts"], back["pid"] != killed) == (1, True)
@@ -152,8 +187,7 @@ def test_an_app_that_was_killed_is_back_before_anybody_looks(deployed: Site) -> 
 
 
 def test_an_app_that_nobody_starts_again_is_told_and_brought_back_by_a_swap(deployed: Site) -> None:
-    app = deployed.status()["serving"]["pid"]
-    supervisor = int(Path(f"/proc/{app}/stat").read_text().rpartition(")")[2].split()[1])
+    supervisor, app = processes(deployed)
     os.kill(supervisor, signal.SIGKILL)
     os.kill(app, signal.SIGKILL)
 
@@ -239,20 +273,10 @@ def upgrade() -> None:
 """
 
 
-def committed(site: Site, message: str, files: dict[str, str]) -> None:
-    """One more commit on the sandbox's repository."""
-    repository = site.directory / ".sandbox" / "guestbook"
-    for name, content in files.items():
-        (repository / name).write_text(content)
-    for arguments in (["add", "-A"], ["commit", "-q", "-m", message]):
-        identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]
-        subprocess.run(["git", "-C", repository, *identity, *arguments], check=True, capture_output=True)
-
-
 def test_a_bad_release_on_a_new_schema_holds_and_the_next_one_takes_its_window_over(deployed: Site) -> None:
     """There is no way back once the schema has changed; so there has to be a way forward."""
     repository = deployed.directory / ".sandbox" / "guestbook"
-    subprocess.run(["git", "-C", repository, "checkout", "-q", "-b", "forward", "slow-migration"], check=True)
+    subprocess.run(["git", "-C", repository, "checkout", "-q", "-b", "forward", "waiting"], check=True)
     whole = (repository / "guestbook.py").read_text()
     broken = whole.replace("\nimport ", "\nraise SystemExit('a bad day')\nimport ", 1)
     committed(deployed, "bad", {"migrations/versions/0004_pinned.py": MIGRATION, "guestbook.py": broken})
