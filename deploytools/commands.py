@@ -190,7 +190,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             return _hook(plan, settings.hooks.resume)
         case "prune":
             keep = ("--keep", str(settings.keep_releases), *_options(deployed=plan.release))
-            return [Command(program(settings, "release", "prune", *keep))]
+            return [Command(program(settings, "release", "prune", *keep), timeout=600)]
         case "unlock":
             return [_can_wait(program(settings, "lock", "release", "--run-id", plan.run_id))]
     raise ValueError(step.name)

@@ -320,11 +320,12 @@ def script_that_is_kept_from_us(config: Config, _: pytest.MonkeyPatch) -> None:
 
 def content_that_is_damaged_after_it_was_proved(config: Config, _: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(b"what it should be").hexdigest()
-    files = [listing.File(name, b"", 17, digest, False) for name in (b"one", b"two")]
+    what = b"f 17 " + digest.encode()
+    block = listing.Block(b"", b".", [listing.File(name, what) for name in (b"one", b"two")])
     store = Store(config.root / "content")
     tree = config.root / "tree"
     tree.mkdir()
-    assembled = assembly.Assembly(config, listing.Listing(0, files=files), tree, [], store, 1)
+    assembled = assembly.Assembly(config, listing.Listing(0, [block]), tree, [], store)
     assembled.begin()
     store.path(digest).write_bytes(b"what it should be")
     assert not assembled.wanted()

@@ -172,18 +172,30 @@ class TestOnlyWhatChangedTravels:
         for number in (1, 2, 3):
             assert (host.root / f"releases/r2/d{number}/file").read_bytes() == TREE[f"d{number}/file"]
 
-    def test_damage_that_no_look_shows_is_found_within_eight_releases(self, host: WebHost) -> None:
-        damaged = {f"d{number}/file" for number in range(20)}
+    def test_damage_that_no_look_shows_is_found_within_eight_deploys_and_mended_by_the_next(
+        self, host: WebHost
+    ) -> None:
         stage(host, "r1", TREE)
-        for name in damaged:
-            damage(host.root / "releases/r1" / name)
-        told: list[list[str]] = []
+        damage(host.root / "releases/r1/d7/file")
+        told: list[str] = []
         for number in range(2, 2 + PARTS):
-            ran = stage(host, f"r{number}", TREE)
-            told.append([line.split(" ")[0] for line in ran.json.get("details", ())])
-        assert len([names for names in told if names]) > 1, "a part of them at a time"
-        for name in damaged:
-            assert (host.root / f"releases/r{number}" / name).read_bytes() == TREE[name]
+            stage(host, f"r{number}", TREE)
+            ran = host.run("release", "prune", "--keep", "2", "--deployed", f"r{number}")
+            told += ran.json.get("details", ())
+            if told:
+                break
+        assert [line.split(" ")[0] for line in told] == [str(host.root / f"releases/r{number}/d7/file")]
+        assert "sends it anew" in told[0]
+        mended = stage(host, "mended", TREE)
+        assert (mended.json["linked"], mended.json["arrived"]) == (19, 2)
+        assert (host.root / "releases/mended/d7/file").read_bytes() == TREE["d7/file"]
+
+    def test_what_is_read_by_turns_is_a_part_of_a_release(self, host: WebHost) -> None:
+        stage(host, "r1", TREE)
+        for name in TREE:
+            damage(host.root / "releases/r1" / name)
+        ran = host.run("release", "prune", "--keep", "1", "--deployed", "r1")
+        assert 0 < len(ran.json["details"]) < 10
 
     def test_an_executable_bit_that_changed_costs_no_content_and_changes_no_earlier_release(
         self, host: WebHost
@@ -609,6 +621,27 @@ class TestList:
         listed = host.run("release", "list").json["releases"]
         states = {row["id"]: row["state"] for row in listed}
         assert states == {"whole": "staged", "gone": "damaged", "cut": "damaged"}
+
+    @pytest.mark.parametrize(
+        "told",
+        [
+            '{"number": "x", "shared": 1, "served": ["a"], "state": {}}',
+            "[1]",
+            '{"number": 1e999}',
+            "[" * 9999,
+        ],
+        ids=["types", "no object", "no number", "depth"],
+    )
+    def test_where_what_the_host_noted_is_damaged_everything_goes_on(self, host: WebHost, told: str) -> None:
+        stage(host, "noted")
+        host.run("release", "prune", "--keep", "9", "--deployed", "noted")
+        stage(host, "damaged")
+        make_current(host, "damaged")
+        (host.root / "releases/damaged/.deploytools.staged.json").write_text(told)
+        assert [row["id"] for row in host.run("release", "list").json["releases"]] == ["noted", "damaged"]
+        assert stage(host, "next", {"a": b"x"}).code == 0
+        ran = host.run("release", "prune", "--keep", "1", "--deployed", "next")
+        assert (ran.code, on_disk(host)) == (0, {"damaged", "next"})
 
     def test_of_a_fresh_host_is_empty(self, host: WebHost) -> None:
         listed = host.run("release", "list").json

@@ -4,6 +4,9 @@ A link shares a file's content for good, so only what was read and found right i
 earlier release where the file is as it was then (`hostlib.releasing.proof`). One that was damaged since is
 sent anew. Where the application could write into a release, files are copied instead: what it did to one
 would be done to all.
+
+Most directories are to the last byte what an earlier release has. Their files are linked by name, one after
+the other; only what is left then is looked for.
 """
 
 from __future__ import annotations
@@ -15,14 +18,14 @@ import pwd
 import stat
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from hostlib.files import read_json
 from hostlib.program import Config, Failure
-from hostlib.releasing import proof
-from hostlib.releasing.listing import FILES, SEPARATOR, STAGED, File, Listing, check_ends, kept
+from hostlib.releasing import proof, releases
+from hostlib.releasing.listing import FILES, SEPARATOR, Block, File, Listing, check_ends, kept
 from hostlib.releasing.store import Store
 
 BLOCK = 1 << 20
@@ -32,6 +35,7 @@ GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENXIO)
 UNLINKABLE = (errno.EMLINK, errno.EPERM, errno.EXDEV)
 # How many names of damaged files are told.
 TOLD = 10
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Found(NamedTuple):
@@ -45,36 +49,30 @@ class Earlier:
     """A release that is here already, as a source of files."""
 
     def __init__(self, place: Path) -> None:
-        self._release = place
-        self._place = os.fsencode(place) + b"/"
-        data = (place / FILES).read_bytes()
-        self.blocks = data.split(SEPARATOR)
+        self.place = os.fsencode(place) + b"/"
+        self.blocks = (place / FILES).read_bytes().split(SEPARATOR)
+        # What its files looked like, by block.
+        self.proved = proof.read(place, self.blocks)
         # What lies behind the links to ROOT/shared isn't the release's.
-        shared = (read_json(place / STAGED) or {}).get("shared", [])
+        shared = releases.staged(place).get("shared", ())
         self._shared = tuple(os.fsencode(f"{name.rstrip('/')}/") for name in shared)
-        self._data = data
-        self._words: set[bytes] = set()
         self._by_path: dict[bytes, bytes] | None = None
         self._by_what: dict[bytes, bytes] = {}
         self._proved: dict[bytes, bytes] = {}
 
     def find(self, file: File) -> Found | None:
         """Where that content is; None where this release has it nowhere."""
-        otherwise = (b"f" if file.executable else b"x") + file.what[1:]
-        self._words = self._words or set(self._data.split(b"\0"))
-        if file.what not in self._words and otherwise not in self._words:
-            return None
         if self._by_path is None:
-            files = list(kept(self._data))
-            looks = proof.read(self._release)
+            files = list(kept(self.blocks))
+            looks = [seen for of_block in self.proved.values() for seen in of_block if seen]
             if len(looks) == len(files):
                 self._proved = {path: seen for (path, _), seen in zip(files, looks)}  # noqa: B905 - Python 3.10
             self._by_path = {path: what for path, what in files if not self._hidden(path)}
             self._by_what = {what: path for path, what in self._by_path.items()}
         path: bytes | None = file.path
         if self._by_path.get(file.path) != file.what:
-            path = self._by_what.get(file.what) or self._by_what.get(otherwise)
-        return None if path is None else Found(self._place + path, self._proved.get(path, b""))
+            path = self._by_what.get(file.what) or self._by_what.get(_otherwise(file.what))
+        return None if path is None else Found(self.place + path, self._proved.get(path, b""))
 
     def _hidden(self, path: bytes) -> bool:
         return bool(self._shared) and (path + b"/").startswith(self._shared)
@@ -93,9 +91,10 @@ def earlier(config: Config, releases: Sequence[str]) -> list[Earlier]:
 
 @dataclass
 class Assembly:
-    """A release on its way: `tree` is what it will be, as the host's release number `number`.
+    """A release on its way: `tree` is what it will be.
 
     Attributes:
+        files: all that the listing has.
         linked, copied, arrived: how many files came to be there in which way.
         bytes: how many of content were asked for.
         damaged: files of earlier releases whose content isn't what it was.
@@ -106,7 +105,7 @@ class Assembly:
     tree: Path
     sources: Sequence[Earlier]
     store: Store
-    number: int
+    files: list[File] = field(init=False)
     linked: int = 0
     copied: int = 0
     arrived: int = 0
@@ -114,6 +113,10 @@ class Assembly:
     damaged: list[str] = field(default_factory=list)
     _missing: list[File] = field(default_factory=list)
     _proved: dict[bytes, bytes] = field(default_factory=dict)
+    _words: set[bytes] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.files = self.listing.files
 
     def begin(self) -> None:
         """Make directories and links, and all files that are here already."""
@@ -125,9 +128,12 @@ class Assembly:
             os.symlink(target, os.path.join(tree, path))
         check_ends(tree, self.listing.links)
         owner = _trusted_owner(self.config.user)
-        for file in self.listing.files:
-            if not self._place(file, tree + b"/" + file.path, owner):
-                self._missing.append(file)
+        having = {block: source for source in reversed(self.sources) for block in source.blocks}
+        for block in self.listing.blocks:
+            source = having.get(block.data)
+            for file in self._link_all(block, source, tree, owner) if source else block.files:
+                if not self._place(file, tree + b"/" + file.path, owner):
+                    self._missing.append(file)
 
     def wanted(self) -> dict[str, tuple[int, int]]:
         """The contents that nobody has: their sizes, and from which byte on they are wanted."""
@@ -167,7 +173,8 @@ class Assembly:
                 os.utime(place, (self.listing.modified, self.listing.modified))
                 self._proved[file.path] = proof.look(os.lstat(place))
         self.arrived = len(self._missing)
-        proof.write(self.tree, (self._proved[file.path] for file in self.listing.files))
+        looks = ([self._proved[file.path] for file in block.files] for block in self.listing.blocks)
+        proof.write(self.tree, looks)
 
     def counts(self) -> dict[str, object]:
         """What the answer says of it."""
@@ -177,9 +184,38 @@ class Assembly:
         if len(self.damaged) > TOLD:
             details.append(f"and {len(self.damaged) - TOLD} more")
         numbers = {"linked": self.linked, "copied": self.copied, "arrived": self.arrived, "bytes": self.bytes}
-        return {"files": len(self.listing.files), **numbers, **({"details": details} if details else {})}
+        return {"files": len(self.files), **numbers, **({"details": details} if details else {})}
+
+    def _link_all(self, block: Block, source: Earlier, tree: bytes, owner: int | None) -> list[File]:
+        """Link what is as it was when it was read, in a directory that `source` has, too; what is left."""
+        proved = source.proved.get(block.data, ())
+        if owner is None or len(proved) != len(block.files):
+            return block.files
+        with ExitStack() as stack:
+            try:
+                there = os.open(source.place + block.directory, DIRECTORY)
+            except OSError as error:
+                if error.errno in GONE:
+                    return block.files
+                raise
+            stack.callback(os.close, there)
+            here = os.open(tree + b"/" + block.directory, DIRECTORY)
+            stack.callback(os.close, here)
+            left = []
+            for file, seen in zip(block.files, proved):  # noqa: B905 - Python 3.10
+                name = os.path.basename(file.path)
+                if not self._link_proved(Found(name, seen), file, name, owner, (there, here)):
+                    left.append(file)
+        return left
 
     def _place(self, file: File, place: bytes, owner: int | None) -> bool:
+        self._words = self._words or {
+            word
+            for block in {block for source in self.sources for block in source.blocks}
+            for word in block.split(b"\0")
+        }
+        if file.what not in self._words and _otherwise(file.what) not in self._words:
+            return False
         for source in self.sources:
             found = source.find(file)
             if found is None:
@@ -189,19 +225,32 @@ class Assembly:
             self.damaged.append(os.fsdecode(found.path))
         return False
 
-    def _link_proved(self, found: Found, file: File, place: bytes, owner: int | None) -> bool:
-        """Link a file that is as it was when it was read before; False where it has to be read now."""
-        if not found.proved or proof.due(file.digest, self.number):
+    def _link_proved(
+        self,
+        found: Found,
+        file: File,
+        place: bytes,
+        owner: int | None,
+        where: tuple[int | None, int | None] = (None, None),
+    ) -> bool:
+        """Link a file that is as it was when it was read before; False where it has to be read now.
+
+        Its path and `place` are below the directories that are open as `where`, which spares the kernel to
+        look up every part of a path for every file.
+        """
+        if not found.proved:
             return False
+        from_, to = where
         try:
-            there = os.lstat(found.path)
+            there = os.stat(found.path, dir_fd=from_, follow_symlinks=False)
             if (
                 proof.look(there) != found.proved
                 or there.st_mode != stat.S_IFREG | file.mode
-                or (there.st_size, there.st_uid) != (file.size, owner)
+                or there.st_size != file.size
+                or there.st_uid != owner
             ):
                 return False
-            os.link(found.path, place)
+            os.link(found.path, place, src_dir_fd=from_, dst_dir_fd=to, follow_symlinks=False)
         except OSError as error:
             if error.errno not in (*GONE, *UNLINKABLE):
                 raise
@@ -263,6 +312,11 @@ class Assembly:
             return True
         os.unlink(place)
         return False
+
+
+def _otherwise(what: bytes) -> bytes:
+    """The WHAT of a file of the same content whose right to execute is the other one."""
+    return (b"f" if what[:1] == b"x" else b"x") + what[1:]
 
 
 def _trusted_owner(application: str) -> int | None:

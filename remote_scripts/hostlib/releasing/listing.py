@@ -28,22 +28,36 @@ FILES = ".deploytools.files"
 STAGED = ".deploytools.staged.json"
 PROVED = ".deploytools.proved"
 SEPARATOR = b"\0\0"
+HEX = 65  # bytes at the end of a file's WHAT: a blank and the digest
 _HEAD = re.compile(rb"1 (0|[1-9][0-9]{0,11})")
 _WHAT = re.compile(rb"d|[fx] (?:0|[1-9][0-9]{0,17}) [0-9a-f]{64}|l .+", re.DOTALL)
 
 
 class File(NamedTuple):
-    """A file of a release: where, WHAT the listing says of it, and what that means."""
+    """A file of a release: where, and WHAT the listing says of it."""
 
     path: bytes
     what: bytes
-    size: int
-    digest: str
-    executable: bool
+
+    @property
+    def size(self) -> int:
+        return int(self.what[2:-HEX])
+
+    @property
+    def digest(self) -> str:
+        return self.what[1 - HEX :].decode()
 
     @property
     def mode(self) -> int:
-        return 0o755 if self.executable else 0o644
+        return 0o755 if self.what[:1] == b"x" else 0o644
+
+
+class Block(NamedTuple):
+    """A directory's part of a listing, as it came, and the files that are directly in there."""
+
+    data: bytes
+    directory: bytes
+    files: list[File]
 
 
 @dataclass(frozen=True)
@@ -51,9 +65,13 @@ class Listing:
     """A checked listing; directories come before what is in them. `modified`: seconds since the epoch."""
 
     modified: int
+    blocks: list[Block] = field(default_factory=list)
     directories: list[bytes] = field(default_factory=list)
-    files: list[File] = field(default_factory=list)
     links: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[File]:
+        return [file for block in self.blocks for file in block.files]
 
 
 def parse(blocks: Sequence[bytes]) -> Listing:
@@ -67,13 +85,16 @@ def parse(blocks: Sequence[bytes]) -> Listing:
         )
     listing = Listing(int(head[1]))
     open_, taken = {b"."}, set(map(os.fsencode, (FILES, STAGED, PROVED)))
-    for block in blocks[1:]:
-        directory, *entries = block.split(b"\0")
+    for data in blocks[1:]:
+        directory, *entries = data.split(b"\0")
         if directory not in open_:
             raise refused(directory, "no directory of that name comes before it")
         open_.remove(directory)
+        block = Block(data, directory, [])
+        listing.blocks.append(block)
+        prefix = b"" if directory == b"." else directory + b"/"
         for name, what in _pairs(directory, entries):
-            path = name if directory == b"." else directory + b"/" + name
+            path = prefix + name
             if name in (b"", b".", b"..") or b"/" in name:
                 raise refused(path, "that is no name")
             if path in taken:
@@ -88,13 +109,13 @@ def parse(blocks: Sequence[bytes]) -> Listing:
                 check_link(path, what[2:])
                 listing.links.append((path, what[2:]))
             else:
-                listing.files.append(_file(path, what))
+                block.files.append(File(path, what))
     return listing
 
 
-def kept(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def kept(blocks: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """The path and the WHAT of every file in a listing that this host has checked before."""
-    for block in data.split(SEPARATOR)[1:]:
+    for block in blocks[1:]:
         directory, *entries = block.split(b"\0")
         prefix = b"" if directory == b"." else directory + b"/"
         for name, what in zip(entries[::2], entries[1::2]):  # noqa: B905 - strict= came with Python 3.10
@@ -135,8 +156,3 @@ def _pairs(directory: bytes, entries: Sequence[bytes]) -> Iterator[tuple[bytes, 
     if len(entries) % 2:
         raise refused(directory, "it has a name that nothing is said of")
     return zip(entries[::2], entries[1::2])  # noqa: B905 - strict= came with Python 3.10
-
-
-def _file(path: bytes, what: bytes) -> File:
-    kind, size, digest = what.split(b" ")
-    return File(path, what, int(size), digest.decode(), kind == b"x")

@@ -2,8 +2,8 @@
 
 A file that is the same inode still, with the same time of change, isn't read again for every release that it
 is linked into; rsync goes by less. What no such look can see (a disk that rots, a hand that has set the time
-back) is found by turns: a part of all files is read each time, so that within PARTS releases every one was.
-`release verify` reads all of a release.
+back) is found by turns: `release prune` reads a part of what was deployed, so that within PARTS releases
+every file was read. `release verify` reads all of a release.
 """
 
 from __future__ import annotations
@@ -25,24 +25,22 @@ def look(about: os.stat_result) -> bytes:
     return b"%d %d" % (about.st_ino, about.st_mtime_ns)
 
 
-def due(digest: str, number: int) -> bool:
-    """Whether it is the turn of a file with this SHA-256 to be read for the release of this number."""
-    return int(digest[:2], 16) % PARTS == number % PARTS
-
-
-def write(tree: Path, looks: Iterable[bytes]) -> None:
-    """Note what the files of a listing look like, in its order. Whoever calls flushes the disk."""
+def write(tree: Path, looks: Iterable[Iterable[bytes]]) -> None:
+    """Note what the files of each block of a listing look like. Whoever calls flushes the disk."""
     path = tree / listing.PROVED
-    path.write_bytes(b"\n".join(looks))
+    path.write_bytes(b"\n".join(b",".join(of_block) for of_block in looks))
     path.chmod(0o600)
 
 
-def read(place: Path) -> list[bytes]:
-    """What `write` has noted of a release; nothing where it hasn't."""
+def read(place: Path, blocks: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+    """What `write` has noted of a release, by its listing's blocks; nothing where it hasn't."""
     try:
-        return (place / listing.PROVED).read_bytes().split(b"\n")
+        lines = (place / listing.PROVED).read_bytes().split(b"\n")
     except OSError:
-        return []
+        return {}
+    if len(lines) != len(blocks) - 1:  # of another version
+        return {}
+    return {block: line.split(b",") for block, line in zip(blocks[1:], lines)}  # noqa: B905 - Python 3.10
 
 
 def forget(releases: Iterable[Path]) -> None:
@@ -51,16 +49,17 @@ def forget(releases: Iterable[Path]) -> None:
         (place / listing.PROVED).unlink(missing_ok=True)
 
 
-def damaged(place: Path, shared: Sequence[str] = ()) -> tuple[int, list[str]]:
-    """Read all files of a release; how many it should have, and those that aren't what its listing says.
+def damaged(place: Path, shared: Sequence[str] = (), number: int | None = None) -> tuple[int, list[str]]:
+    """Read the files of a release; how many were to be read, and those that aren't what its listing says.
 
-    Of what is `shared` a release has only links. Raises OSError where there is no listing.
+    Of what is `shared` a release has only links. With the release's `number` only those are read whose turn
+    it is. Raises OSError where there is no listing.
     """
     hidden = tuple(os.fsencode(f"{name.rstrip('/')}/") for name in shared)
     files = [
         (path, what)
-        for path, what in listing.kept((place / listing.FILES).read_bytes())
-        if not (hidden and (path + b"/").startswith(hidden))
+        for path, what in listing.kept((place / listing.FILES).read_bytes().split(listing.SEPARATOR))
+        if not (hidden and (path + b"/").startswith(hidden)) and (number is None or _due(what, number))
     ]
     wrong = [
         os.fsdecode(path) for path, what in files if not _right(os.path.join(os.fsencode(place), path), what)
@@ -75,6 +74,11 @@ def hashed(descriptor: int, size: int) -> str:
         seen.update(block)
         size -= len(block)
     return seen.hexdigest()
+
+
+def _due(what: bytes, number: int) -> bool:
+    """Whether it is the turn of a file with this WHAT to be read after the release of this number."""
+    return int(what[-2:], 16) % PARTS == number % PARTS
 
 
 def _right(path: bytes, what: bytes) -> bool:

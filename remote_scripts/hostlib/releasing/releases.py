@@ -143,7 +143,7 @@ def prune(config: Config, keep: int, *, deployed: str | None = None) -> Result:
 
     The current release, the previous one and any that a generation record names always stay. What failed,
     or was staged before the current one and never deployed, doesn't count and goes. `deployed` is the
-    release whose deploy has succeeded.
+    release whose deploy has succeeded: a part of its files is read, and what is damaged is told.
     """
     with exclusive(config.releases, wait=WAIT):
         if deployed is not None and (config.releases / deployed).is_dir():
@@ -162,12 +162,32 @@ def prune(config: Config, keep: int, *, deployed: str | None = None) -> Result:
         for release in removed:
             _remove(config, release)
         kept = names(config)
+    details = _read_in_turn(config, deployed) if deployed in kept else []
     return {
         "changed": bool(removed),
         "removed": removed,
         "kept": kept,
         "message": f"{len(removed)} removed, {len(kept)} kept",
+        **({"details": details} if details else {}),
     }
+
+
+def _read_in_turn(config: Config, release: str) -> list[str]:
+    """Read the part of a release's files whose turn it is; the paths of those that are damaged, as told."""
+    from hostlib.releasing import proof
+
+    place = config.releases / release
+    try:
+        _, damaged = proof.damaged(place, shared_names(config, release), number(config, release))
+    except OSError:  # without a listing it was put there by hand
+        return []
+    if damaged:
+        proof.forget(config.releases / name for name in names(config))
+    told = [
+        f"{place / name} is not what it was when it was staged: the next fab deploy sends it anew"
+        for name in damaged[:TOLD]
+    ]
+    return [*told, f"and {len(damaged) - TOLD} more"] if len(damaged) > TOLD else told
 
 
 def _clear_incoming(incoming: Path) -> None:
@@ -221,9 +241,20 @@ def staged(place: Path) -> dict[str, Any]:
     """
     try:
         found = read_json(place / STAGED)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    # One that was damaged must not keep any program from its work.
+    return {key: value for key, value in found.items() if _sound(key, value)}
+
+
+def _sound(key: str, value: object) -> bool:
+    if key == "number":
+        return type(value) is int
+    if key == "shared":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return value is None or isinstance(value, str)
 
 
 def names(config: Config) -> list[str]:
@@ -242,7 +273,8 @@ def names(config: Config) -> list[str]:
 
 def number(config: Config, release: str) -> int:
     """As which one it was staged."""
-    return int(staged(config.releases / release).get("number", 0))
+    found: int = staged(config.releases / release).get("number", 0)
+    return found
 
 
 def next_number(config: Config) -> int:

@@ -92,10 +92,10 @@ def _take_in(config: Config, order: Order, inlet: Inlet, tree: Path, store: Stor
     sources = earlier(config, names)
     blocks = _blocks(order, inlet, sources)
     listed = listing.parse(blocks)
-    assembly = Assembly(config, listed, tree, sources, store, releases.next_number(config))
+    assembly = Assembly(config, listed, tree, sources, store)
     assembly.begin()
     numbers: dict[str, int] = {}
-    for file in listed.files:
+    for file in assembly.files:
         numbers.setdefault(file.digest, len(numbers))
     wanted, attempts = assembly.wanted(), 0
     while wanted:
@@ -129,7 +129,8 @@ def _blocks(order: Order, inlet: Inlet, sources: Sequence[Earlier]) -> list[byte
             state=NOWHERE,
             next="the same fab deploy again (--ref, --with-downtime), which makes the release anew",
         )
-    known = {hashlib.sha256(block).digest(): block for source in sources for block in source.blocks}
+    kept = {block for source in sources for block in source.blocks}  # most are the same in all of them
+    known = {hashlib.sha256(block).digest(): block for block in kept}
     new = [number for number, digest in enumerate(digests) if digest not in known]
     inlet.say(blocks=new)
     came = inlet.message()
@@ -200,5 +201,5 @@ def _damaged(what: str) -> Failure:
 
 def _told(assembly: Assembly) -> str:
     here = assembly.linked + assembly.copied
-    came = f"{assembly.arrived} of {len(assembly.listing.files)} files came"
+    came = f"{assembly.arrived} of {len(assembly.files)} files came"
     return f"{came} ({assembly.bytes:,} bytes), {here} were here"
