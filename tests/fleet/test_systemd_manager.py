@@ -170,7 +170,6 @@ def test_where_systemd_runs_it_is_the_manager_and_the_application_runs_as_its_re
     assert_only(host, now["generation"])
 
 
-@BOTH
 def test_swaps_under_load_lose_no_request(host: Host) -> None:
     first = swap(host)["generation"]
     with visitors(host) as guests:
@@ -183,7 +182,6 @@ def test_swaps_under_load_lose_no_request(host: Host) -> None:
     assert_only(host, first + 6)
 
 
-@BOTH
 def test_an_application_that_binds_its_socket_itself_has_no_socket_unit(host: Host) -> None:
     name = release(host, "binds", listen="path")
     with visitors(host, count=3) as guests:
@@ -230,10 +228,18 @@ def test_operators_limit_the_application_by_a_drop_in(host: Host) -> None:
     ("app", "because"),
     [
         ({"env": {"EXIT": "4"}}, "it ended with exit status 4"),
-        ({"command": "sh -c 'kill -9 $$'"}, "it was ended by signal 9 (Killed)"),
-        ({"command": "./no-such-program"}, "it ended with exit status 127 (is there such a program?)"),
+        pytest.param(
+            {"command": "sh -c 'kill -9 $$'"},
+            "it was ended by signal 9 (Killed)",
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param(
+            {"command": "./no-such-program"},
+            "it ended with exit status 127 (is there such a program?)",
+            marks=pytest.mark.exhaustive,
+        ),
         ({"env": {"STATUS": "500"}, "start_timeout": 0.5}, "the last answer was 500"),
-        ({"env": {"EXIT": "0"}}, "it must stay in the foreground"),
+        pytest.param({"env": {"EXIT": "0"}}, "it must stay in the foreground", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_generation_that_is_not_ready_is_stopped_and_nobody_notices(
