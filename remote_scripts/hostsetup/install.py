@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostsetup import comparing, lighttpd, placing, trust, versions
+from hostsetup.asking import ask
 from hostsetup.bundle import Bundle, File, Link, Refused
 from hostsetup.comparing import Change
 from hostsetup.lighttpd import Judgement
@@ -105,14 +105,14 @@ def check_sudoers(content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        checked = subprocess.run(["visudo", "-cf", file.name], capture_output=True, text=True, check=False)
+        checked = ask("visudo", "-cf", file.name)
     if checked.returncode != 0:
         said = f"{checked.stdout.strip()} {checked.stderr.strip()}".strip().replace(file.name, "it")
         raise Refused(f"visudo refuses the sudoers file: {said}", next="correct deploy in fabric.yaml")
 
 
 def systemctl(*argv: str) -> None:
-    done = subprocess.run(["systemctl", *argv], capture_output=True, text=True, check=False)
+    done = ask("systemctl", *argv)
     if done.returncode != 0:
         raise OSError(f"systemctl {' '.join(argv)} failed: {done.stderr.strip()}")
 

@@ -23,6 +23,7 @@ from hostlib.program import Config, Failure, drop_to
 from hostlib.switch import maintenance
 from hostlib.webserver import web
 
+from hostsetup.asking import ask
 from hostsetup.bundle import Refused
 
 # What a path is to be: a file's content, a link's target, or nothing at all.
@@ -126,16 +127,13 @@ def take_in(then: Judgement, config: Config, *, serves: bool) -> str:
 
 def runs() -> bool:
     """Whether systemd has lighttpd running, or about to."""
-    asked = subprocess.run(
-        ["systemctl", "is-active", "lighttpd"], capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() in ("active", "activating", "reloading")
+    return ask("systemctl", "is-active", "lighttpd").stdout.strip() in ("active", "activating", "reloading")
 
 
 def restart() -> None:
     """Whatever became of it before."""
-    subprocess.run(["systemctl", "reset-failed", "lighttpd"], capture_output=True, check=False)
     with contextlib.suppress(OSError):
+        ask("systemctl", "reset-failed", "lighttpd")
         _systemctl("restart")
 
 
@@ -154,7 +152,7 @@ def _is(config: Config, serves: bool) -> bool:
 
 
 def _systemctl(verb: str) -> None:
-    done = subprocess.run(["systemctl", verb, "lighttpd"], capture_output=True, text=True, check=False)
+    done = ask("systemctl", verb, "lighttpd")
     if done.returncode != 0:
         raise OSError(f"systemctl {verb} lighttpd failed: {done.stderr.strip()}")
 
@@ -182,7 +180,9 @@ def _changed_copy(directory: Path, wanted: Wanted) -> Iterator[Path]:
     with exclusive(place, wait=0):
         try:
             copy = place / "lighttpd"
-            subprocess.run(["cp", "-a", "--", directory, copy], check=True, capture_output=True)
+            copied = ask("cp", "-a", "--", directory, copy)
+            if copied.returncode != 0:
+                raise OSError(f"{directory} can't be copied: {copied.stderr.strip()}")
             # For its own account to read what it could read there; nobody else learns the name.
             place.chmod(0o711)
             for path, content in wanted.items():
@@ -247,18 +247,16 @@ def _why_restart(file: Path, printed: str, told: Callable[[str], str]) -> str:
 
 
 def _lighttpd(option: str, file: Path, user: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["lighttpd", option, "-f", str(file)],
+    return ask(
+        "lighttpd",
+        option,
+        "-f",
+        str(file),
         # As systemd starts it: a shell that it runs reads no start-up file of whoever logged in.
         env={"PATH": os.environ.get("PATH", os.defpath)},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
         cwd="/",
         preexec_fn=drop_to(user) if user else None,
-        timeout=60,
     )
 
 

@@ -34,9 +34,7 @@ def main(raw: dict[str, Any]) -> int:
         result = _failed(error.what, error.state, error.next)
     except OSError as error:
         code = FAILED
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room (df -h; df -i)" if full else "mend that"
-        result = _failed(str(error), install.STATE, f"{remedy}, then the same command again")
+        result = _failed(str(error), install.STATE, f"{_remedy(error)}, then the same command again")
     except Exception as error:  # noqa: BLE001 - a traceback is nothing for the laptop to read
         code = BUG
         result = _failed(
@@ -62,6 +60,14 @@ def _done(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _told(changes: Any, notes: list[str]) -> dict[str, Any]:
     return {"changes": [asdict(change) for change in changes], "notes": notes}
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room (df -h; df -i)"
+    if isinstance(error, TimeoutError):
+        return "see on that host what keeps it (systemctl list-jobs; ps -ef) and mend that"
+    return "mend that"
 
 
 def _failed(what: str, state: str, next: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from hostlib.switch import maintenance, maintstate
 
 from hostsetup import bundle as bundles
 from hostsetup import install, lighttpd, placing, trust, versions
+from hostsetup.asking import ask
 from hostsetup.bundle import Bundle, Refused
 from hostsetup.comparing import Change
 from hostsetup.lighttpd import Judgement
@@ -279,7 +279,7 @@ def _start_no_more(units: list[Path]) -> None:
     """Whatever starts the application after a reboot. The other units still run what is to be stopped."""
     for path in units:
         if path.parent.name.endswith(".wants"):
-            subprocess.run(["systemctl", "stop", path.name], capture_output=True, check=False)
+            ask("systemctl", "stop", path.name)
             path.unlink(missing_ok=True)
 
 

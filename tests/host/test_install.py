@@ -26,8 +26,8 @@ from tests.support.webhost import REMOTE_SCRIPTS
 
 sys.path.insert(0, str(REMOTE_SCRIPTS))
 
+from hostsetup import asking, install, placing, remove, trust
 from hostsetup import bundle as bundles
-from hostsetup import install, placing, remove, trust
 from hostsetup import main as hostsetup
 from hostsetup.bundle import Directory, Refused
 
@@ -685,6 +685,22 @@ def test_a_removal_goes_on_where_lighttpds_configuration_is_broken_anyway(ground
 
     assert "with the application or without" in ground.remove()["notes"][0]
     assert not ground.enabled.exists()
+
+
+def test_a_program_of_the_system_that_hangs_ends_set_up_with_its_name_and_what_to_look_at(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lighttpd").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "lighttpd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(asking, "WITHIN", 0.2)
+
+    assert hostsetup.main(ground.bundle()) == 3
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["what"].startswith("`lighttpd -tt -f ")
+    assert "had not ended within" in error["what"]
+    assert "does no harm" in error["state"]
+    assert "systemctl list-jobs" in error["next"]
 
 
 def test_a_bundle_that_makes_no_sense_is_no_traceback(

@@ -11,7 +11,7 @@ from tests.support.site import FABRIC_YAML, Site
 
 ALEMBIC = Path(sys.executable).with_name("alembic")
 STATE = f"/usr/bin/python3 -IS {Path(__file__).parents[1]}/support/alembic_state.py"
-# Alembic by its command line, which ends with 255 where something is pending.
+# Alembic moves the schema; where that stands, a program of ours tells much faster.
 MIGRATE = {
     "adapter": "command",
     "engine": "sqlite",
