@@ -21,6 +21,7 @@ from deploytools import __version__, streams
 from deploytools.command_line import ended, list_in_groups, refusing
 from deploytools.errors import DeployError
 from deploytools.project_file import check
+from deploytools.task_help import print_task_help
 
 NO_PROJECT = """error: there is no fabfile.py in this directory, nor in one above it
   state: nothing was changed
@@ -52,6 +53,9 @@ class Program(Fab):  # type: ignore[misc]
 
     def list_flat(self) -> None:
         list_in_groups(self)
+
+    def print_task_help(self, name: str) -> None:
+        print_task_help(self, name, super().print_task_help)
 
     def print_version(self) -> None:
         print(f"deploytools {__version__}")

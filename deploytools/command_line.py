@@ -16,6 +16,7 @@ from invoke.exceptions import Exit, ParseError
 from deploytools import guesses
 from deploytools.errors import DeployError, UsageError
 from deploytools.report.text import addressed, error_text
+from deploytools.task_help import print_task_help
 
 
 def adapt_fabric() -> None:
@@ -23,6 +24,8 @@ def adapt_fabric() -> None:
     program: Any = fabric.main.program
     program.parse_tasks = refusing(program.parse_tasks)
     program.list_flat = lambda: list_in_groups(program)
+    theirs = program.print_task_help
+    program.print_task_help = lambda name: print_task_help(program, name, theirs)
 
 
 # What `fab --list` shows together: a heading, and the tasks in the order in which they are met.

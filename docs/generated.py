@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, get_args
 
+from deploytools import task_help
 from deploytools.errors import EXIT_CODES
 from deploytools.settings import schema
 from deploytools.settings.keys import Key, dotted, keys
@@ -52,23 +52,6 @@ KINDS = {
     "Url": "URL",
     "UrlPath": "URL path",
     "UrlPathQuery": "URL path",
-}
-
-# What an option wants; TEXT or N where it isn't named.
-VALUES = {
-    "application": "NAME",
-    "as": "applied|not-applied",
-    "as-user": "USER",
-    "batch": "N|PCT",
-    "exclude": "HOST",
-    "force": "RUN_ID",
-    "host": "HOST",
-    "lock-wait": "DURATION",
-    "output": "FILE",
-    "ref": "REF",
-    "run-id": "RUN_ID",
-    "to": "RELEASE",
-    "until": "TIME",
 }
 
 
@@ -190,27 +173,10 @@ def _default(key: Key) -> str:
 
 
 def _task(name: str, task: Any, aliases: list[str]) -> str:
-    arguments = [] if name == "on" else task.get_arguments()
-    options = [_typed(each) if each.positional else f"[{_typed(each)}]" for each in arguments]
-    typed = textwrap.fill(
-        " ".join([f"fab {name}", *options]), 100, subsequent_indent="    ", break_on_hyphens=False
-    )
-    if name == "on":
-        typed += " ENVIRONMENT TASK ..."
-    for alias in aliases:
-        typed += f"\nfab {alias}"
-    said = textwrap.dedent(inspect.getdoc(task.body) or "")
-    rows = ((f"`{_typed(each)}`", task.about[each.names[0].rstrip("_")]) for each in arguments)
-    does = f"\n{table(('option', 'does'), rows)}" if arguments else ""
-    return f"### {name}\n\n```\n{typed}\n```\n\n{said}\n{does}"
-
-
-def _typed(argument: Any) -> str:
-    option = argument.names[0].rstrip("_")
-    if argument.kind is bool:
-        return f"--{option}"
-    value = VALUES.get(option, "N" if argument.kind is int else "TEXT")
-    return f"--{option} {value}" + (" ..." if argument.kind is list else "")
+    typed = "\n".join([task_help.usage(name, task), *(f"fab {alias}" for alias in aliases)])
+    rows = [(f"`{option}`", does) for option, does in task_help.options(name, task)]
+    does = f"\n{table(('option', 'does'), rows)}" if rows else ""
+    return f"### {name}\n\n```\n{typed}\n```\n\n{task_help.said(task)}\n{does}"
 
 
 def main() -> None:
