@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -315,4 +316,9 @@ def _out_of_hold(plan: Plan, bad: Mapping[Any, Record]) -> str:
 
 
 def _next(bad: Mapping[Any, Record], default: str) -> str:
-    return next((record["error"]["next"] for record in bad.values() if record["error"].get("next")), default)
+    """What the first host says to do that says anything; a log that it names is told of with that host."""
+    steps = [(record["host"], record["error"].get("next")) for record in bad.values()]
+    for host, step in steps:
+        if step:
+            return re.sub(r"(/\S+/app\.log)\b", rf"\1 on {host}", step)
+    return default

@@ -192,8 +192,11 @@ def compare_clocks(
         return dict(found), (Finding("clock", False, what, SYNCHRONISE, _level(common, window)),)
     told = dict(found)
     for host, ahead in apart.items():
-        what = f"its clock is {_words(ahead)} this computer's"
-        wrong = Finding("clock", False, what, SYNCHRONISE, _level(ahead, window))
+        level = _level(ahead, window)
+        so = ", so by it a window is over before it begins, and --until is refused" if level == ERROR else ""
+        wrong = Finding(
+            "clock", False, f"its clock is {_words(ahead)} this computer's{so}", SYNCHRONISE, level
+        )
         told[host] = replace(found[host], findings=(*found[host].findings, wrong))
     return told, ()
 

@@ -252,13 +252,14 @@ class Estimate:
 def estimate(runs: Iterable[Sequence[Record]], count: int = 5) -> Estimate | None:
     """Given the records of past runs, the newest first, return what the last windows make expect, if any.
 
-    Windows that were held or interrupted don't count: those lasted as long as a person thought.
+    Windows that were held or interrupted, or were open before, don't count: a person's time is in those.
     """
     found: list[Times] = []
     for records in runs:
         ends = [record["verdict"] for record in records if record["kind"] == "end"]
         alone = not any(record["kind"] == "resumed" for record in records)
-        if ends == [Verdict.DONE.value] and alone and plan_of(records).window:
+        plan = plan_of(records)
+        if ends == [Verdict.DONE.value] and alone and plan.window and not plan.down_before:
             measured = times(records)
             found += [measured] if measured.downtime is not None else []
     downs = [one.downtime for one in found[:count] if one.downtime is not None]
@@ -272,7 +273,8 @@ def times(records: Sequence[Record]) -> Times:
     """Given a run's records, return its times.
 
     Downtime runs from the moment the first host was told to go down until the last was proved up
-    again: an upper bound of what a visitor could see.
+    again: an upper bound of what a visitor could see. Of hosts that were down before the run began it is
+    what they tell themselves, to the second, where that is longer.
     """
 
     def moments(kind: str, step: str, undo: bool) -> list[float]:
@@ -284,6 +286,16 @@ def times(records: Sequence[Record]) -> Times:
 
     downs = moments("intent", "maintenance-on", False)
     ups = moments("outcome", "maintenance-off", False) + moments("outcome", "maintenance-on", True)
+    open_before = {target["host"] for target in records[0]["plan"]["targets"] if target["down"]}
+    lasted = [
+        float(record["value"]["lasted"])
+        for record in records
+        if (record["kind"], record.get("step"), record.get("undo")) == ("outcome", "maintenance-off", False)
+        and record["host"] in open_before
+        and record["value"].get("lasted") is not None
+    ]
+    if ups and downs:
+        lasted.append(max(ups) - min(downs))
     migration = [
         record["value"]["seconds"]
         for record in records
@@ -293,6 +305,6 @@ def times(records: Sequence[Record]) -> Times:
     return Times(
         started=records[0]["at"],
         ended=ended[-1] if ended else None,
-        downtime=max(ups) - min(downs) if ups and downs else None,
+        downtime=max(lasted, default=None),
         migration=migration[-1] if migration else None,
     )

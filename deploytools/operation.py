@@ -173,7 +173,16 @@ def _no_other_lock(statuses: Mapping[str, Status], settings: Settings) -> None:
 
 def _target(name: str, status: Status) -> Target:
     window = status["maintenance"]
-    return Target(name, status["release"], window["state"] == "down", window.get("run_id"))
+    down = window["state"] == "down"
+    return Target(name, status["release"], down, window.get("run_id"), window.get("since") if down else None)
+
+
+def outdated(statuses: Mapping[str, Status], settings: Settings) -> dict[str, str]:
+    """Given what hosts say of themselves, say by host how its set-up differs from what ours would make."""
+    from deploytools import setup
+
+    users = {str(status["deploy_user"]) for status in statuses.values() if status.get("deploy_user")}
+    return survey.outdated(statuses, {user: setup.digest(settings, user) for user in users})
 
 
 def expectation(fleet: Fleet, settings: Settings) -> journal.Estimate | None:
@@ -447,6 +456,9 @@ def _visited(plan: Plan, settings: Settings, reporter: Reporter) -> Iterator[Non
     url = probe.address(settings.webserver.public_url, settings.webserver.url)
     served = any(target.release for target in plan.targets)
     if url is None or plan.repeatable or not served:
+        switch, none = "for the switch alone it never is", "nothing is served yet"
+        why = switch if plan.repeatable else none if not served else "webserver.public_url is not set"
+        reporter.unmeasured(why)
         yield
         return
     with probe.Probe(url, reporter.sample):

@@ -76,12 +76,14 @@ class Target:
         release: what it served; None: nothing yet.
         down: it was in maintenance already, so backing out of the plan must not bring it up.
         window: the run whose maintenance that was, if one's.
+        since: from when on, ISO 8601 by the host's own clock.
     """
 
     host: str
     release: str | None = None
     down: bool = False
     window: str | None = None
+    since: str | None = None
 
 
 @dataclass(frozen=True)
@@ -422,12 +424,13 @@ def _not_everywhere(
         for name in everywhere
         if any(_made_of(items.get(name, {}), wanted) for items in listed.values()) and not has
     ]
+    other = [name for name in of_it if not all(items[name]["current"] for items in listed.values())]
     if of_it:
         return UsageError(
             f"{wanted} is no release, but what one was made of",
             where="--to",
             state="nothing was changed",
-            next=f"fab rollback --to {of_it[0]}",
+            next=f"fab rollback --to {other[0]}" if other else "fab status: that one serves already",
             details=[f"releases of {wanted} on every host: {', '.join(of_it)}"],
         )
     lacking = [host for host in listed if host not in has]

@@ -43,3 +43,6 @@ class Reporter:
 
     def sample(self, sample: Sample) -> None:
         """What a visitor got."""
+
+    def unmeasured(self, why: str) -> None:
+        """Nobody measures what visitors get of this run, and why that is."""

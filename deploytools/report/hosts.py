@@ -8,7 +8,7 @@ from typing import Any
 
 from deploytools.examination import ERROR, Examined, Finding
 from deploytools.hostnames import folded, names
-from deploytools.report.text import shown, table
+from deploytools.report.text import local, shown, table
 from deploytools.survey import Status
 
 # Up to so many hosts have a line each.
@@ -84,10 +84,15 @@ def status_text(
     lines += [f"problem on {hosts}: {problem}" for problem, hosts in _alike(problems, every)]
     lines += [f"not set up: {names(bare, every)}; next: fab setup --as-user root"] if bare else []
     lines += [f"no answer from {hosts}: {why}" for why, hosts in _alike(mute.items(), every)]
-    lines += [f"{hosts}: {what}; next: fab setup" for what, hosts in _alike(outdated.items(), every)]
+    lines += outdated_lines(outdated, every)
     lines += [f"schema, as {host} has it: {told}" for host, told in _schemas(statuses)]
     lines += _runs(statuses, lock)
     return shown("\n".join(lines))
+
+
+def outdated_lines(outdated: Mapping[str, str], every: Sequence[str]) -> list[str]:
+    """Given by host how its set-up differs from what it would be now, say so, with what to type."""
+    return [f"{hosts}: {what}; next: fab setup" for what, hosts in _alike(outdated.items(), every)]
 
 
 def _table(statuses: Mapping[str, Status], silent: Mapping[str, str], width: int | None) -> str:
@@ -142,9 +147,9 @@ def _windows(statuses: Mapping[str, Status], every: Sequence[str]) -> list[str]:
             groups.setdefault(key, {})[host] = window
     lines = []
     for (by, until, run_id, reason), windows in groups.items():
-        told = [f"since {min(str(window.get('since')) for window in windows.values())}"]
+        told = [f"since {local(min(str(window.get('since')) for window in windows.values()))}"]
         told += [f"by {by}"] if by else []
-        told += [f"until {until}"] if until else []
+        told += [f"until {local(until)}"] if until else []
         late = max(window.get("overrun") or 0 for window in windows.values())
         told += [f"which was {_age(late)} ago"] if late else []
         told += [f"run {run_id}"] if run_id else []
@@ -170,7 +175,7 @@ def _runs(statuses: Mapping[str, Status], lock: Mapping[str, Any] | None) -> lis
     lines = []
     if lock:
         lines += [
-            f"locked by {lock['by']} on {lock['laptop']} since {lock['since']}:"
+            f"locked by {lock['by']} on {lock['laptop']} since {local(lock['since'])}:"
             f" {lock['operation']}, run {lock['run_id']}",
             f"  {_life(lock)}",
             "  if that run is not at work any more: fab deploy --resume, or fab deploy --abort",

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -44,7 +45,9 @@ class View:
     """Where a run stands. Times are seconds since the epoch.
 
     Args:
-        down_since, down_until: from when the first host was told to go down, until the last was up again.
+        down_since, down_until: from when the first host was down, or told to go down, until the last was up
+            again.
+        unmeasured: why nobody measures what visitors get, if nobody does.
     """
 
     plan: Plan
@@ -61,7 +64,13 @@ class View:
     up: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys((SITE, MAINTENANCE, LOST), 0))
     latest: Sample | None = None
+    unmeasured: str | None = None
     tail: deque[str] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        before = [target.since for target in self.plan.targets if target.down and target.since]
+        if before:
+            self.down_since = datetime.fromisoformat(min(before).replace("Z", "+00:00")).timestamp()
 
     def begin(self, step: Step, hosts: Sequence[str], now: float, *, undo: bool) -> None:
         """A step begins."""
@@ -100,7 +109,7 @@ class View:
         rule = [("-" * min(width, 72), FAINT)]
         fixed = [rule, step, where, down, visitors, ahead, stop, head]
         room = max(0, height - LEFT - sum(map(len, fixed)))
-        tail = [(text[:width], "") for text in list(self.tail)[-room:]] if room else []
+        tail = [(_cut(text, width), "") for text in list(self.tail)[-room:]] if room else []
         shown = [*rule, *head, *step, *where, *down, *visitors, *tail, *ahead, *stop]
         for part in (rule, ahead, head, visitors, where, stop):
             if len(shown) > max(2, height - LEFT):
@@ -156,7 +165,8 @@ class View:
 
     def _visitors(self, width: int) -> Line:
         if self.latest is None:
-            return _fit(["not measured", "webserver.public_url is not set"], width, "visitors: "), FAINT
+            told = ["not measured", self.unmeasured] if self.unmeasured else ["no answer yet"]
+            return _fit(told, width, "visitors: "), FAINT
         counts = [f"{self.counts[SITE]} by the site", f"{self.counts[MAINTENANCE]} in maintenance"]
         now = f"now {KINDS[self.latest.kind]}"
         lost, took = self.counts[LOST], f"the last in {1000 * self.latest.seconds:.0f} ms"
@@ -251,6 +261,11 @@ class LiveReporter(PlainReporter):
         with self._drawing:
             if self._view is not None:
                 self._view.sample(sample)
+
+    def unmeasured(self, why: str) -> None:
+        with self._drawing:
+            if self._view is not None:
+                self._view.unmeasured = why
 
     def drawn(self) -> Group:
         """The view as rich draws it. Whatever goes wrong in here, the run goes on."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +14,7 @@ from deploytools.journal import Record, plan_of
 from deploytools.probe import KINDS, Sample, seen
 from deploytools.report.events import samples
 from deploytools.report.runs import described, ended, facts
-from deploytools.report.text import clean, seconds
+from deploytools.report.text import clean, seconds, when
 from deploytools.saga import State
 
 # What a step is for, which decides its colour; the rest is "after".
@@ -93,7 +92,7 @@ def page(records: Sequence[Record], events: Sequence[Mapping[str, Any]] = ()) ->
     )
     environment.filters["share"] = lambda at: f"{100 * max(0.0, at) / span:.3f}%"
     environment.filters["seconds"] = seconds
-    environment.filters["clock"] = _clock
+    environment.filters["clock"] = when
     environment.filters["mark"] = lambda at: f"{at:g} s" if at < 60 else seconds(at)
     return environment.get_template("page.html").render(
         version=__version__,
@@ -282,7 +281,3 @@ def _message(outcome: Record | None) -> str:
         return "no answer is on record"
     said = outcome["error"].get("what") or outcome["value"].get("message") or "done"
     return clean(str(said).replace("\n", "; "))
-
-
-def _clock(moment: float) -> str:
-    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")

@@ -96,6 +96,9 @@ class Reporting(Reporter):
     def sample(self, sample: Sample) -> None:
         self._each(lambda reporter: reporter.sample(sample))
 
+    def unmeasured(self, why: str) -> None:
+        self._each(lambda reporter: reporter.unmeasured(why))
+
     def _each(self, tell: Callable[[Reporter], None]) -> None:
         """Tell whoever listens. One whose stream fails isn't told any more: a run must not end by that."""
         for reporter in self._all:

@@ -37,6 +37,8 @@ def facts(records: Sequence[Record], visitors: Seen | None = None) -> list[tuple
             told += [("migration", seconds(run["migration_seconds"]))]
         lost = f"{visitors.lost} of the probe's {visitors.sent} requests" if visitors else "not measured"
         told += [("lost", lost)]
+    elif run["downtime_seconds"] is not None:
+        told += [("downtime", f"{seconds(run['downtime_seconds'])} until the last host was proved up")]
     return [*told, ("took", seconds(run["seconds"])), ("run", run["run_id"])]
 
 
@@ -46,11 +48,11 @@ def _downtime(run: Mapping[str, Any], visitors: Seen | None) -> str:
         told = "none seen by the probe"
     elif visitors is not None:
         least = "at least " if visitors.from_start or visitors.to_end else ""
-        told = f"{least}{visitors.downtime:.1f} s seen by the probe"
+        told = f"{least}{seconds(visitors.downtime)} seen by the probe"
         told += ", and it was not back at the end" if visitors.to_end else ""
     if run["downtime_seconds"] is None:
         return told
-    whole = f"{run['downtime_seconds']:.1f} s from the first host told to go down to the last proved up"
+    whole = f"{seconds(run['downtime_seconds'])} from the first host told to go down to the last proved up"
     return f"{told}; {whole}" if visitors else f"{whole}; {told}"
 
 

@@ -113,8 +113,16 @@ def terminal_width(out: TextIO) -> int | None:
 
 
 def when(moment: float) -> str:
-    """Seconds since the epoch in the reader's own time zone."""
-    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Seconds since the epoch in the reader's own time zone, with its distance from UTC."""
+    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def local(moment: str | None) -> str | None:
+    """An ISO 8601 moment as `when` writes it; what is none is told as it is."""
+    try:
+        return moment and when(datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp())
+    except (ValueError, OverflowError):
+        return moment
 
 
 @overload

@@ -109,6 +109,7 @@ def deploy(
     ):
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
+        _tell_outdated(statuses, settings, reporter)
         export = exported.unlike({status["release"] for status in statuses.values()})
         base = op.base_plan(
             "deploy", settings, statuses, exclude=exclude, release=export.source.id, reason=reason, until=ends
@@ -193,6 +194,7 @@ def hotswap(
     ):
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
+        _tell_outdated(statuses, settings, reporter)
         base = op.base_plan("hotswap", settings, statuses, exclude=exclude)
         if back:
             base = replace(base, release=plans.warm_release({host: statuses[host] for host in base.hosts}))
@@ -242,6 +244,7 @@ def rollback(
     ):
         survey.wait_for_lock(fleet, settings, patience, reporter.note)
         statuses = survey.ask(fleet, settings, "status")
+        _tell_outdated(statuses, settings, reporter)
         on_hosts = survey.ask(fleet, settings, "release", "list")
         base = op.base_plan("rollback", settings, statuses, exclude=exclude)
         target = plans.rollback_target({host: on_hosts[host] for host in base.hosts}, to)
@@ -272,6 +275,15 @@ def unlock(c: Any, force: str) -> None:
         )
     lines = [result.get("message", "unlocked"), *survey.still_down(statuses, silent, force)]
     print(addressed(shown("\n".join(lines)), settings.environment))
+
+
+def _tell_outdated(statuses: Mapping[str, Any], settings: Settings, reporter: Reporting) -> None:
+    """What was changed in fabric.yaml since the hosts were set up has no effect there: say so."""
+    from deploytools import operation as op
+    from deploytools.report.hosts import outdated_lines
+
+    for line in outdated_lines(op.outdated(statuses, settings), list(statuses)):
+        reporter.note(line)
 
 
 def _tell_of_window(plan: Plan, reporter: Reporting) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from deploytools.tasks.task import operation
+from deploytools.tasks.task import operation, remedy_in
 
 if TYPE_CHECKING:
     from deploytools.fleet import Fleet
@@ -25,7 +25,7 @@ def status(c: Any, json: bool = False) -> None:
     answer, 3 when the application is not running or hosts disagree.
     """
     from deploytools import operation as op
-    from deploytools import setup, survey
+    from deploytools import survey
     from deploytools.errors import OperationFailed
     from deploytools.executor import current_settings
     from deploytools.report.hosts import status_text
@@ -37,8 +37,7 @@ def status(c: Any, json: bool = False) -> None:
         told, silent = survey.statuses(fleet, settings)
     lock = told.get(str(settings.lock_host), {}).get("lock")
     statuses = {host: told[host] for host in hosts if host in told}
-    users = {str(each["deploy_user"]) for each in statuses.values() if each.get("deploy_user")}
-    outdated = survey.outdated(statuses, {user: setup.digest(settings, user) for user in users})
+    outdated = op.outdated(statuses, settings)
     why = {host: reason.what for host, reason in silent.items()}
     if json:
         answers = {host: {**told, "outdated": outdated.get(host)} for host, told in statuses.items()}
@@ -55,7 +54,8 @@ def status(c: Any, json: bool = False) -> None:
         raise OperationFailed(
             f"the application is not running on {len(dead)} of {len(statuses)} hosts",
             state="nothing was changed by asking",
-            next="fab hotswap starts it on the release it had; why it died: log/app.log on the host",
+            next="fab hotswap starts it on the release it had;"
+            f" why it died: {settings.root}/log/app.log on the host",
             details=dead,
         )
     differing = survey.disagreements(statuses)
@@ -81,7 +81,7 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
     And this computer; each finding has its remedy. Exit code 3 if one would stop it, 6 when a host has no
     answer.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from deploytools import examination, laptop
     from deploytools import operation as op
@@ -100,6 +100,9 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
     found, clock = examination.compare_clocks(found, settings.window.expected)
     found.update({host: Examined((finding,), reached=False) for host, finding in unknown.items()})
     here += clock
+    for host, each in found.items():
+        findings = (replace(one, remedy=remedy_in(settings.environment, one.remedy)) for one in each.findings)
+        found[host] = replace(each, findings=tuple(findings))
     if json:
         told = {"application": settings.application, "this_computer": [asdict(one) for one in here]}
         print(_dump({**told, "hosts": {host: asdict(each) for host, each in found.items()}}))
@@ -110,7 +113,7 @@ def doctor(c: Any, json: bool = False, as_user: str | None = None) -> None:
         raise Unreachable(
             f"no answer from {names(silent, list(found))}",
             state="nothing was changed",
-            next="as said above; or deploy without it: --exclude HOST",
+            next="as said above" + ("; or deploy without it: --exclude HOST" if len(found) > 1 else ""),
         )
     if examination.stops([*here, *(finding for each in found.values() for finding in each.findings)]):
         raise OperationFailed(
@@ -128,7 +131,7 @@ def releases(c: Any, verify: bool = False, json: bool = False) -> None:
     from deploytools import survey
     from deploytools.executor import current_settings
     from deploytools.report.runs import release_state
-    from deploytools.report.text import table, terminal_width
+    from deploytools.report.text import local, table, terminal_width
 
     settings = current_settings(c)
     with op.connected(settings) as fleet:
@@ -144,7 +147,7 @@ def releases(c: Any, verify: bool = False, json: bool = False) -> None:
             "host": host,
             "release": item["id"],
             "ref": item.get("ref"),
-            "made": _local(item.get("created_at")),
+            "made": local(item.get("created_at")),
             "state": release_state(item),
         }
         for host, result in listed.items()
@@ -152,15 +155,6 @@ def releases(c: Any, verify: bool = False, json: bool = False) -> None:
     ]
     width = terminal_width(sys.stdout)
     print(table(rows, ["host", "release", "ref", "made", "state"], width) if rows else "no releases yet")
-
-
-def _local(moment: str | None) -> str | None:
-    """An ISO 8601 moment as `fab history` writes it."""
-    from datetime import datetime
-
-    from deploytools.report.text import when
-
-    return moment and when(datetime.fromisoformat(moment).timestamp())
 
 
 def _verify(fleet: Fleet, settings: Settings, json: bool) -> None:

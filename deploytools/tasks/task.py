@@ -76,16 +76,21 @@ def _framed(body: Callable[..., None], is_run: bool) -> Callable[..., None]:
 
 
 def _told(error: DeployError, c: Any) -> DeployError:
-    """The error with commands for the environment that was chosen. Where that is the sandbox, the usual
-    reason that it can't be reached is that it isn't running."""
+    """The error with commands for the environment that was chosen."""
     from deploytools.executor import environment
     from deploytools.report.text import address
-    from deploytools.settings import SANDBOX
 
     address(error, environment(c))
-    if environment(c) == SANDBOX and "sshd runs there" in (error.next or ""):
-        error.next = "fab sandbox.up, where it isn't running"
+    error.next = error.next and remedy_in(environment(c), error.next)
     return error
+
+
+def remedy_in(environment: str | None, remedy: str) -> str:
+    """A remedy as it is, but in the sandbox: where that can't be reached, it most often isn't running."""
+    from deploytools.settings import SANDBOX
+
+    stopped = environment == SANDBOX and "sshd runs there" in remedy
+    return "fab sandbox.up, where it isn't running" if stopped else remedy
 
 
 def _ended(error: DeployError, as_json: bool) -> Exit:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hostlib.locking import exclusive
 from hostlib.migrating import migration_runs
+from hostlib.names import local
 from hostlib.program import BUSY, IN_MAINTENANCE, UNFINISHED, Config, Failure
 from hostlib.runs import deploylock
 from hostlib.swapping import generations, unixsockets
@@ -154,7 +155,7 @@ def leave_alone_what_is_in_use(config: Config) -> None:
         )
     state = maintstate.read_state(config)
     if state.state == "down":
-        since = f" since {state.window.since} by {state.window.by}" if state.window else ""
+        since = f" since {local(state.window.since)} by {state.window.by}" if state.window else ""
         raise Refused(
             f"the site is in maintenance{since}, and without the application there is no page to show",
             state="nothing was changed; the site is in maintenance",

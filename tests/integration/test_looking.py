@@ -76,6 +76,8 @@ def test_a_host_with_other_settings_is_told_by_both_and_mended_by_setup(deployed
 
     assert "with liveness" in findings(deployed, 0)["settings"]["message"]
     assert "has changed since it was set up" in deployed.on("status").stdout
+    told = deployed.on("deploy", "--ref", "v1", "--plan")
+    assert "has changed since it was set up; next: fab on sandbox setup" in told.stderr
     deployed.on("setup", "--yes")
     assert "settings" not in findings(deployed, 0)
     assert "has changed" not in deployed.on("status").stdout
@@ -130,4 +132,6 @@ def test_a_host_that_gives_no_answer_ends_with_6(deployed: Site) -> None:
         deployed.fab("sandbox.up", f"--http-port={deployed.http_port}", f"--ssh-port={deployed.ssh_port}")
 
     assert "connection refused" in done.stdout
+    assert "remedy: fab sandbox.up, where it isn't running" in done.stdout
+    assert "--exclude" not in done.stderr  # it is the only host
     assert "no answer from sandbox" in done.stderr

@@ -186,11 +186,11 @@ def test_a_deploy_that_holds_says_how_it_goes_on_whatever_a_host_says(said: str 
 
 def test_a_rollback_that_holds_is_gone_on_with_as_a_deploy_is() -> None:
     plan = plans.rollback_plan(replace(BASE, operation="rollback"), settings())
-    bad = replace(failed("not ready"), error={"what": "not ready", "next": "look at app.log"})
+    bad = replace(failed("not ready"), error={"what": "not ready", "next": "look at /srv/x/log/app.log"})
 
     error = concluded(plan, Verdict.HELD, journal.outcome("swap", "web1", bad, undo=True, seconds=0))
 
-    assert error.next == "look at app.log; then fab deploy --resume"
+    assert error.next == "look at /srv/x/log/app.log on web1; then fab deploy --resume"
 
 
 def test_what_is_left_over_is_told_with_exit_code_7() -> None:

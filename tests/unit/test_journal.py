@@ -140,6 +140,24 @@ def test_downtime_runs_from_the_first_host_told_to_go_down_to_the_last_proved_up
     assert times == journal.Times(started=0, ended=17, downtime=6, migration=2.5)
 
 
+def test_a_site_that_was_down_before_the_run_was_down_since_then_as_its_hosts_tell() -> None:
+    base = replace(
+        BASE, operation="maint-up", targets=(Target("web1", "r1", down=True), Target("web2", "r1"))
+    )
+    up = plans.maintenance_plan(base, down=False)
+
+    def ended(host: str, lasted: int | None) -> journal.Record:
+        return {
+            "at": 3,
+            **journal.outcome("maintenance-off", host, ok(lasted=lasted), undo=False, seconds=0),
+        }
+
+    records = [{"at": 1, **journal.begin(up)}, ended("web1", 725), ended("web2", 900)]
+
+    assert journal.times(records).downtime == 725
+    assert journal.times([*records[:1], ended("web1", None)]).downtime is None
+
+
 def test_a_run_without_a_window_has_no_downtime() -> None:
     assert journal.times([{"at": 1, **journal.begin(WINDOW)}]) == journal.Times(1, None, None, None)
 
@@ -176,8 +194,12 @@ def test_past_windows_tell_how_long_the_next_one_may_take() -> None:
         window(3.0, 2.0, verdict="held"),
         window(3.0, 2.0, between=[journal.resumed("bob", "sofa")]),
         [{"at": 0.0, **journal.begin(BASE)}, {"at": 9.0, "kind": "end", "verdict": "done"}],
+        [
+            {"at": 0.0, **journal.begin(replace(BASE, window=True, targets=(Target("web1", down=True),)))},
+            *window(3.0, 2.0)[1:],
+        ],
     ],
-    ids=["held", "resumed", "no window"],
+    ids=["held", "resumed", "no window", "down before"],
 )
 def test_a_window_that_waited_for_a_person_tells_nothing(run: list[journal.Record]) -> None:
     assert journal.estimate([run]) is None

@@ -298,6 +298,17 @@ def test_a_rollback_to_a_ref_or_a_commit_is_told_the_newest_release_of_it(wanted
     assert caught.value.details == (f"releases of {wanted} on every host: r3, r2",)
 
 
+def test_a_rollback_to_a_ref_is_not_told_the_release_that_serves() -> None:
+    made = {"ref": "v2"}
+    two = {"web1": listed("r3", "r2", "r1", current="r3", r3=made, r2=made)}
+    one = {"web1": listed("r3", "r2", "r1", current="r3", r3=made)}
+
+    for on_hosts, step in ((two, "fab rollback --to r2"), (one, "fab status: that one serves already")):
+        with pytest.raises(UsageError) as caught:
+            plans.rollback_target(on_hosts, "v2")
+        assert caught.value.next == step
+
+
 @pytest.mark.parametrize("wanted", ["r3", "nonsense", None])
 def test_a_rollback_to_what_is_not_everywhere_is_refused_and_told_what_is(wanted: str | None) -> None:
     on_hosts = {"web1": listed("r4", "r3", current="r4"), "web2": listed("r4", current="r4")}

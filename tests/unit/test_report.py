@@ -217,6 +217,16 @@ def test_the_switch_alone_says_what_ends_it_and_nothing_of_visitors() -> None:
     assert summary(records).endswith("  next       fab maint-up ends maintenance")
 
 
+def test_the_end_of_maintenance_says_how_long_the_site_was_down() -> None:
+    base = replace(BASE, operation="maint-up", release=None, targets=(Target("web1", "r1", down=True),))
+    off = journal.outcome("maintenance-off", "web1", ok(lasted=725), undo=False, seconds=0.1)
+    records = [{"at": 1.0, **journal.begin(base)}, {"at": 2.0, **off}]
+    records.append({"at": 2.0, **journal.end(Verdict.DONE)})
+
+    assert "  downtime   12 min 5 s until the last host was proved up" in summary(records)
+    assert "not measured" not in summary(records)
+
+
 def test_a_swap_in_maintenance_says_that_the_site_is_down_as_before_and_what_ends_it() -> None:
     swap = replace(BASE, operation="hotswap", release="r1", targets=(Target("web1", "r1", down=True),))
     records = [{"at": 1.0, **journal.begin(swap)}, {"at": 2.0, **journal.end(Verdict.DONE)}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -130,6 +131,19 @@ def test_a_window_is_told_once_and_that_it_has_overrun() -> None:
         "  last heard of 4 s ago in the step migrate",
         "  if that run is not at work any more: fab deploy --resume, or fab deploy --abort",
     ]
+
+
+def test_moments_are_told_by_the_clock_of_whoever_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = {"by": "ann", "laptop": "desk", "since": "2026-07-01T10:00:00Z", "operation": "deploy"}
+    window = down("2026-07-01T10:00:02Z", until="2026-07-01T22:30:00Z")
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        text = status_text("shop", {"web1": window}, {**lock, "run_id": "run-1"})
+    time.tzset()
+
+    assert "since 2026-07-01 12:00:02 +0200, by ann, until 2026-07-02 00:30:00 +0200" in text
+    assert "locked by ann on desk since 2026-07-01 12:00:00 +0200: deploy" in text
 
 
 def test_a_window_whose_run_has_lost_its_lock_is_told_with_the_way_on() -> None:

@@ -21,7 +21,7 @@ import pytest
 from rich.console import Console
 
 from deploytools.journal import Estimate
-from deploytools.plan import Plan, Step, Target, downtime_plan, rolling_plan
+from deploytools.plan import Plan, Step, Target, downtime_plan, maintenance_plan, rolling_plan
 from deploytools.probe import LOST, MAINTENANCE, SITE, Sample
 from deploytools.report.live import LiveReporter, View
 from tests.support.site import wait_for
@@ -96,6 +96,18 @@ def test_the_clock_of_the_downtime_stops_when_the_last_host_is_up() -> None:
     assert "site: up again, was down for 1:00" in text(view, after=500)
 
 
+def test_a_site_that_was_down_before_is_down_since_then() -> None:
+    before = Target("web1", "r1", down=True, since="1970-01-01T00:10:00Z")
+    base = replace(BASE, targets=(before, Target("web2", "r1")), lock_host="web1")
+    up = maintenance_plan(base, down=False)
+    view = View(up, BEGAN)
+
+    view.begin(named(up, "maintenance-off"), ["web1", "web2"], BEGAN, undo=False)
+    assert "site: DOWN for 6:40" in text(view, after=0)
+    view.answered(named(up, "maintenance-off"), {"web1": ok(), "web2": ok()}, BEGAN + 1)
+    assert "site: up again, was down for 6:41" in text(view)
+
+
 def test_of_many_hosts_it_tells_who_is_still_at_it() -> None:
     plan = rolling_plan(window(), settings())
     view = View(plan, BEGAN)
@@ -113,7 +125,9 @@ def test_of_many_hosts_it_tells_who_is_still_at_it() -> None:
 def test_what_is_lost_is_told_first_and_what_is_not_measured_is_told_as_that() -> None:
     view = at_work(window())
 
-    assert "visitors: not measured" in text(view)
+    assert "visitors: no answer yet" in text(view)
+    view.unmeasured = "nothing is served yet"
+    assert "visitors: not measured, nothing is served yet" in text(view)
     view.sample(Sample(BEGAN, 0.01, LOST))
     assert "visitors: 1 lost" in text(view)
 

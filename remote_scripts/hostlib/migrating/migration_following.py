@@ -13,7 +13,7 @@ from hostlib.migrating import adapters, migration_runs, migrations
 from hostlib.migrating.migration_runner import Order, judge, until_its_session_ends
 from hostlib.migrating.migration_runs import back_id, is_running, is_settled
 from hostlib.migrating.migrations import Check
-from hostlib.names import timestamp
+from hostlib.names import local, timestamp
 from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, USAGE, Config, Failure, Result
 from hostlib.runs import deploylock
 
@@ -196,8 +196,9 @@ def _told_of(started: dict[str, Any], now: Check, how: str, next: str) -> dict[s
         "before": started["before"],
         "now": list(now.current),
         "what": f"the migration of run {started['run_id']} ({what}, release {started['release']}), begun"
-        f" {started['started_at']}, {how}; the database was at {migrations.revisions(started['before'])}"
-        f" before, and is at {migrations.revisions(now.current)} now",
+        f" {local(started['started_at'])}, {how}; the database was at"
+        f" {migrations.revisions(started['before'])} before, and is at"
+        f" {migrations.revisions(now.current)} now",
         "next": next,
     }
 
@@ -304,7 +305,9 @@ def _unknown(config: Config, run_id: str, started: dict[str, Any], reason: str) 
         where = f"the database is at {migrations.revisions(now.current)}, between where it was and the target"
     next = RESOLVE
     if now.ours:
-        where += f"; but its session {now.ours['id']} is still at work there, since {now.ours['since']}"
+        where += (
+            f"; but its session {now.ours['id']} is still at work there, since {local(now.ours['since'])}"
+        )
         next = f"wait until that session has ended: {TOOLS}/migrate outcome {run_id}"
     return Failure(
         f"nobody knows how the migration of run {run_id} ended: {reason}",

@@ -24,7 +24,7 @@ from typing import Any
 
 from hostlib.files import read_json, sync_directory, write_json
 from hostlib.locking import exclusive
-from hostlib.names import timestamp
+from hostlib.names import local, timestamp
 from hostlib.program import BUSY, TOOLS, Config, Failure, Result
 from hostlib.runs import journals
 
@@ -191,7 +191,7 @@ def _migration_at_work(config: Config, run_id: str) -> str:
 
 def describe(held: dict[str, Any]) -> str:
     """Who, from where, since when, what and why; in which phase, and when that was last heard."""
-    text = f"{held['by']} on {held['laptop']} since {held['since']}: {held['operation']}"
+    text = f"{held['by']} on {held['laptop']} since {local(held['since'])}: {held['operation']}"
     if held.get("release"):
         text += f" of {held['release']}"
     if held.get("reason"):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hostlib.files import link_over, write_atomic, write_json
 from hostlib.locking import exclusive
-from hostlib.names import timestamp
+from hostlib.names import local, span, timestamp
 from hostlib.program import BUSY, FAILED, HERE, IN_MAINTENANCE, Config, Failure, Result
 from hostlib.switch import maintpage, maintproof, maintscript
 from hostlib.switch.maintstate import (
@@ -289,7 +289,20 @@ def up(
             raise _not_up(config, failure) from failure
         notes = [_forget(config), full or _lay_ready(config)]
     verb = "still up" if before.state == "up" else "up"
-    return _told(State("up"), before, proof, began, [f"{verb}, {proof}", *dict.fromkeys(notes)])
+    lasted = _lasted(before.window) if before.state == "down" else None
+    # A run measures its own downtime, to more than the second that `since` is told by.
+    after = f", after {span(lasted)} in maintenance" if lasted is not None and run_id is None else ""
+    told = _told(State("up"), before, proof, began, [f"{verb}, {proof}{after}", *dict.fromkeys(notes)])
+    return {**told, "lasted": lasted}
+
+
+def _lasted(window: Window | None) -> int | None:
+    """For how many seconds a window has been open, by this host's own clock."""
+    try:
+        since = _epoch(window.since) if window else None
+    except ValueError:
+        return None  # damaged by hand
+    return None if since is None else max(0, int(time.time()) - since)
 
 
 def _may_lift(window: Window | None, names: Collection[str], run_id: str | None, force: str | None) -> bool:
@@ -400,7 +413,7 @@ def _worker_group(config: Config) -> int | None:
 
 
 def _about(window: Window) -> str:
-    return f"by {window.by} since {window.since}" + (f": {window.reason}" if window.reason else "")
+    return f"by {window.by} since {local(window.since)}" + (f": {window.reason}" if window.reason else "")
 
 
 def _held_by_another(window: Window, command: str) -> Failure:
