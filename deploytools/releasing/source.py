@@ -38,7 +38,9 @@ class Source:
     def __str__(self) -> str:
         if self.commit is None:
             return f"{self.path} as it is on this computer, not from git"
-        return f"{self.ref} of {self.path}: {self.commit[:8]} by {self.author}, {self.committed_at}"
+        made = datetime.fromisoformat(self.committed_at).astimezone() if self.committed_at else None
+        when = f", {made:%Y-%m-%d %H:%M:%S %z}" if made else ""
+        return f"{self.ref} of {self.path}: {self.commit[:8]} by {self.author}{when}"
 
 
 @dataclass(frozen=True)

@@ -151,3 +151,5 @@ def test_the_times_of_a_commit_are_recorded_as_they_are(place: Path) -> None:
     source = resolve(of(place), None, NOW)
 
     assert source.committed_at == git(place, "log", "-1", "--format=%cI")
+    local = git(place, "log", "-1", "--format=%cd", "--date=iso-local")
+    assert str(source).endswith(f" by {source.author}, {local}")
