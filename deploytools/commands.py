@@ -15,6 +15,9 @@ from deploytools.settings import Settings
 
 # What we wait beyond a host program's own time-out before we call its outcome unknown.
 SLACK = 30.0
+# What `migrate arm`, `disarm` and `outcome --renounce` may take (seconds): they wait for each other (WAIT in
+# hostlib.migrating.migration_runs), and for a database that gives no answer.
+RUNNER = 360.0
 # A migration may take as long as it takes; this only bounds one following of its log.
 FOLLOW = 24 * 3600.0
 # The steps whose programs are started before their turn: of the switch alone, of a rollback, for which there
@@ -140,7 +143,7 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             check = program(settings, "migrate", "check", "--release", _release(plan), same_as)
             return [Command(check, timeout=120)]
         case "arm":
-            return [Command(_migrate("arm", plan, progress, settings), timeout=120)]
+            return [Command(_migrate("arm", plan, progress, settings), timeout=RUNNER)]
         case "maintenance-on":
             options = _options(
                 reason=plan.reason,
@@ -257,7 +260,7 @@ def undo(  # noqa: PLR0911 - as in `do`
         case "stage":
             return [Command(program(settings, "release", "discard", _release(plan), "--failed"))]
         case "arm":
-            return [Command(program(settings, "migrate", "disarm", plan.run_id), timeout=120)]
+            return [Command(program(settings, "migrate", "disarm", plan.run_id), timeout=RUNNER)]
         case "maintenance-on":
             options = _options(by=plan.by, run_id=plan.run_id if plan.window else None)
             return [_can_wait(switch(settings, "up", *options), as_root=settings.privileged)]
@@ -314,7 +317,7 @@ def refusal(answer: bytes) -> Refusal | None:
 
 def renounce(plan: Plan, settings: Settings) -> Command:
     """What asks how the migration of a run ended and, where it never began, sees to it that it never will."""
-    return Command(program(settings, "migrate", "outcome", plan.run_id, "--renounce"), timeout=120)
+    return Command(program(settings, "migrate", "outcome", plan.run_id, "--renounce"), timeout=RUNNER)
 
 
 def read(argv: tuple[str, ...], exit_code: int, stdout: str, stderr: str) -> Answer:

@@ -109,9 +109,13 @@ def conclude(plan: Plan, progress: Progress, records: Sequence[Record], look: La
                 details=details,
             )
         case None:
-            how = "it can be resumed" if _is_staged(plan, progress) else "its release is not on the hosts yet"
+            how = "; it can be resumed"
+            if plan.has("lock") and ("lock", plan.lock_host) not in progress.marks:
+                how = " before it began"
+            elif not _is_staged(plan, progress):
+                how = "; its release is not on the hosts yet"
             raise Interrupted(
-                f"{plan.operation} was interrupted; {how}",
+                f"{plan.operation} was interrupted{how}",
                 state=standing(plan, progress),
                 next=_way_on(plan, progress),
                 details=details,
@@ -283,7 +287,8 @@ def _on_the_new(plan: Plan, progress: Progress, host: str) -> bool:
 
 def _may_hold_lock(plan: Plan, progress: Progress) -> bool:
     """False where the run goes without: `fab deploy --resume` would go on with somebody else's then."""
-    return plan.has("lock") and not progress.value("lock", plan.lock_host).get("without")
+    lock = progress.marks.get(("lock", plan.lock_host))
+    return lock is not None and not lock.value.get("without")
 
 
 def _way_on(plan: Plan, progress: Progress) -> str:

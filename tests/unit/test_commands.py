@@ -5,6 +5,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from hostlib.migrating import adapters, migration_runs
 
 from deploytools import __version__, commands
 from deploytools import plan as plans
@@ -62,6 +63,14 @@ def test_a_host_needs_no_drain_only_where_nothing_was_in_flight_when_it_went_dow
         assert (commands.known(plans.DRAIN, progress, "web1") is None) is needed
         assert (commands.known(plans.DRAIN, progress.forget_failures(), "web1")) is None, "it may be up again"
     assert commands.known(plans.VERIFY, Progress(), "web1") is None
+
+
+def test_the_laptop_is_more_patient_with_a_migration_runner_than_the_host_itself() -> None:
+    host = migration_runs.WAIT + 3 * adapters.PATIENCE + commands.SLACK
+    (arm,) = commands.do(WINDOW, plans.ARM, Progress(), SETTINGS)
+    (disarm,) = commands.undo(WINDOW, plans.ARM, Progress(), "web1", SETTINGS)
+    asked = (arm, disarm, commands.renounce(WINDOW, SETTINGS))
+    assert [item.timeout for item in asked if isinstance(item, Command) and item.timeout < host] == []
 
 
 def test_the_switch_and_what_keeps_the_lock_and_the_journal_can_be_started_before_their_turn() -> None:

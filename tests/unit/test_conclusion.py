@@ -212,6 +212,7 @@ def test_an_interrupted_run_offers_only_the_ways_out_that_are_open(last: str, of
     staged = [journal.outcome("stage", host, ok(), undo=False, seconds=0) for host in plan.hosts]
     records = [
         journal.begin(plan),
+        journal.outcome("lock", "web1", ok(), undo=False, seconds=0),
         *staged,
         journal.intent(last, ["web1"], undo=False),
         journal.interrupted(),
@@ -226,8 +227,10 @@ def test_an_interrupted_run_offers_only_the_ways_out_that_are_open(last: str, of
 
 def test_a_run_whose_release_is_not_on_every_host_offers_no_way_but_back() -> None:
     plan = plans.downtime_plan(BASE, settings())
-    staged = journal.outcome("stage", "web1", ok(), undo=False, seconds=0)
-    records = [journal.begin(plan), staged, journal.interrupted()]
+    locked, staged = (
+        journal.outcome(step, "web1", ok(), undo=False, seconds=0) for step in ("lock", "stage")
+    )
+    records = [journal.begin(plan), locked, staged, journal.interrupted()]
 
     with pytest.raises(Interrupted) as caught:
         conclude(plan, journal.fold(records), records)
@@ -239,6 +242,18 @@ def test_a_run_whose_release_is_not_on_every_host_offers_no_way_but_back() -> No
     with pytest.raises(Interrupted) as caught:
         conclude(plan, journal.fold(turned), turned)
     assert str(caught.value.next).startswith("fab deploy --resume")
+
+
+def test_a_run_that_was_interrupted_before_its_lock_has_nothing_to_resume() -> None:
+    plan = plans.downtime_plan(BASE, settings())
+    records = [journal.begin(plan), journal.interrupted()]
+
+    with pytest.raises(Interrupted) as caught:
+        conclude(plan, journal.fold(records), records)
+
+    assert caught.value.what == "deploy was interrupted before it began"
+    assert caught.value.state == "no host is in maintenance by this run; it has no lock"
+    assert caught.value.next == "fab deploy, the same command again"
 
 
 def test_an_interrupted_switch_without_a_lock_never_offers_to_go_on_with_the_run_that_has_it() -> None:
