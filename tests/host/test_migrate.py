@@ -204,7 +204,7 @@ class TestCheck:
         ],
     )
     def test_what_is_a_password_in_an_error_is_left_out(self, said: str, told: str) -> None:
-        assert adapter_process._masked(said) == told
+        assert adapter_process.masked(said) == told
 
     def test_passwords_of_database_urls_are_not_shown(self, host: WebHost) -> None:
         env = {"DATABASE_URL": "nosuchthing://ann:s3cret@db/x y", "TRANSACTIONAL": "yes"}

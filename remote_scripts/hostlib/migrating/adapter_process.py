@@ -110,8 +110,8 @@ def _carry_out(adapter: Adapter, command: str) -> Answer:
 
 def _told(error: BaseException) -> Answer:
     trace = traceback.format_exception(type(error), error, error.__traceback__)
-    sys.stderr.write(_masked("".join(trace)))
-    return {"error": _masked(_in_one_line(error))}
+    sys.stderr.write(masked("".join(trace)))
+    return {"error": masked(_in_one_line(error))}
 
 
 def _in_one_line(error: BaseException) -> str:
@@ -119,6 +119,6 @@ def _in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:1000]
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
     """Without passwords, as far as they can be told."""
     return PASSWORD.sub(r"\1\3***\2", text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hostlib.files import read_json, write_json
-from hostlib.migrating import adapters, migration_runs, migrations
+from hostlib.migrating import adapters, masking, migration_runs, migrations
 from hostlib.migrating.migration_runner import Order, judge, until_its_session_ends
 from hostlib.migrating.migration_runs import back_id, is_running, is_settled
 from hostlib.migrating.migrations import Check
@@ -17,7 +18,8 @@ from hostlib.names import local, timestamp
 from hostlib.program import IN_MAINTENANCE, TOOLS, UNFINISHED, USAGE, Config, Failure, Result
 from hostlib.runs import deploylock
 
-POLL = 0.02  # seconds between two looks at a running migration
+# Seconds between two looks at a running migration, for whom visitors may wait; and after a minute.
+POLL, LATER = 0.005, 0.05
 LOG_LINES = 20  # of a failed migration's log, in its result
 WORD = "--as applied|not-applied --reason TEXT"
 RESOLVE = f"look at the schema, then: fab migrate.resolve {WORD}"
@@ -206,33 +208,51 @@ def _told_of(started: dict[str, Any], now: Check, how: str, next: str) -> dict[s
 def _follow(config: Config, run_id: str, timeout: float | None, echo: BinaryIO | None) -> Result:
     """Wait for the outcome, passing on the log to `echo`; Failure as `outcome` says."""
     place = config.migrations / run_id
-    deadline = None if timeout is None else time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = None if timeout is None else began + timeout
     try:
         with (place / "log").open("rb") as log:
+            passed_on = _PassedOn(log, echo, _mask(config, run_id)) if echo else None
             while True:
                 # Looked at before the log is read, so that the log is complete when it is over.
                 over = not is_running(config, run_id)
-                echo = _pass_on(log, echo)
+                if passed_on is not None:
+                    passed_on.go_on(last=over)
                 if over:
                     break
                 if deadline is not None and time.monotonic() >= deadline:
                     raise _going_on(f"the migration of run {run_id} is still running", run_id, UNFINISHED)
-                time.sleep(POLL)
+                time.sleep(POLL if time.monotonic() < began + 60 else LATER)
     except KeyboardInterrupt:
         raise _going_on("stopped waiting for the migration", run_id, 130) from None
     return _told(config, run_id)
 
 
-def _pass_on(log: BinaryIO, echo: BinaryIO | None) -> BinaryIO | None:
-    """Show what is new in the log; returns where to go on showing it."""
-    if echo is None:
-        return None
-    try:
-        echo.write(log.read())
-        echo.flush()
-    except BrokenPipeError:  # nobody reads it any more, which is no reason to stop waiting
-        return None
-    return echo
+class _PassedOn:
+    """A log that is shown while it grows, line by line and without passwords."""
+
+    def __init__(self, log: BinaryIO, echo: BinaryIO, mask: Callable[[str], str]) -> None:
+        self._log, self._mask, self._rest = log, mask, b""
+        self._echo: BinaryIO | None = echo
+
+    def go_on(self, *, last: bool) -> None:
+        """Show what is new; with `last` a line that has no end, too."""
+        data = self._rest + self._log.read()
+        end = len(data) if last else max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        self._rest = data[end:]
+        if self._echo is None or not end:
+            return
+        try:
+            shown = self._mask(data[:end].decode("utf-8", "surrogateescape"))
+            self._echo.write(shown.encode("utf-8", "surrogateescape"))
+            self._echo.flush()
+        except BrokenPipeError:  # nobody reads it any more, which is no reason to stop waiting
+            self._echo = None
+
+
+def _mask(config: Config, run_id: str) -> Callable[[str], str]:
+    started = read_json(config.migrations / run_id / "started.json") or {}
+    return masking.of_release(config, started.get("release", ""))
 
 
 def _going_on(what: str, run_id: str, exit_code: int) -> Failure:
@@ -253,7 +273,7 @@ def _told(config: Config, run_id: str) -> Result:
     if ended["outcome"] == "unknown":
         raise _unknown(config, run_id, started, ended["reason"])
     if ended["outcome"] == "failed":
-        raise _failed(ended, place / "log")
+        raise _failed(ended, place / "log", _mask(config, run_id))
     now = migrations.revisions(ended["after"])
     did = "nothing was pending"
     if started.get("back"):
@@ -283,18 +303,22 @@ def _ended(config: Config, run_id: str, started: dict[str, Any]) -> dict[str, An
     return found
 
 
-def _failed(ended: dict[str, Any], log: Path) -> Failure:
+def _failed(ended: dict[str, Any], log: Path, mask: Callable[[str], str]) -> Failure:
+    answer = ended.get("answer") or {}
+    if "error" in answer:
+        ended = {**ended, "answer": {**answer, "error": mask(answer["error"])}}
+    ended = {**ended, "reason": mask(ended["reason"])}
     where = "nobody knows where the database is"
     if ended["after"] is not None:
         where = f"the database says it is at {migrations.revisions(ended['after'])}"
     state, next = f"{where}, as before; nothing was changed", "mend the migration and deploy again"
     if not ended["unchanged"]:
         state, next = f"{where}; the schema may be half changed", f"{log} tells more; {RESOLVE}"
-    return Failure(ended["reason"], state=state, next=next, **ended, details=_last_lines(log))
+    return Failure(ended["reason"], state=state, next=next, **ended, details=_last_lines(log, mask))
 
 
 def _unknown(config: Config, run_id: str, started: dict[str, Any], reason: str) -> Failure:
-    now = _look(config, started)
+    now, mask = _look(config, started), _mask(config, run_id)
     if not now.known:
         where = now.message
     elif now.state == "current":
@@ -310,7 +334,7 @@ def _unknown(config: Config, run_id: str, started: dict[str, Any], reason: str) 
         )
         next = f"wait until that session has ended: {TOOLS}/migrate outcome {run_id}"
     return Failure(
-        f"nobody knows how the migration of run {run_id} ended: {reason}",
+        f"nobody knows how the migration of run {run_id} ended: {mask(reason)}",
         state=where,
         next=next,
         session=now.ours,
@@ -318,7 +342,7 @@ def _unknown(config: Config, run_id: str, started: dict[str, Any], reason: str) 
         outcome="unknown",
         before=started["before"],
         after=list(now.current) if now.known else None,
-        details=_last_lines(config.migrations / run_id / "log"),
+        details=_last_lines(config.migrations / run_id / "log", mask),
     )
 
 
@@ -329,5 +353,5 @@ def _look(config: Config, started: dict[str, Any]) -> Check:
         return Check("unknown", message=failure.what)
 
 
-def _last_lines(log: Path) -> list[str]:
-    return log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+def _last_lines(log: Path, mask: Callable[[str], str]) -> list[str]:
+    return mask(log.read_text(errors="replace")).splitlines()[-LOG_LINES:]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hostlib.files import read_json
-from hostlib.migrating import adapters
+from hostlib.migrating import adapters, masking
 from hostlib.migrating.adapter_engines import describe
 from hostlib.migrating.adapters import PATIENCE
 from hostlib.program import Config
@@ -88,7 +88,8 @@ def no_migrations(release: str) -> Check:
 def understood(config: Config, release: str, answer: dict[str, Any]) -> Check:
     """Given what the adapter answered to `check`, return where the database stands."""
     if "error" in answer:
-        return Check("unknown", message=answer["error"], transactional=answer.get("transactional"))
+        what = masking.of_release(config, release)(answer["error"])
+        return Check("unknown", message=what, transactional=answer.get("transactional"))
     found = Check(
         state="pending" if answer["pending"] else "current",
         current=tuple(answer["current"]),
