@@ -21,6 +21,8 @@ from deploytools.saga import Mark, Progress, State, Verdict
 from deploytools.settings import Hooks
 
 Record = Mapping[str, Any]
+# How many runs that are over this computer remembers; the lock host as many (hostlib.runs.journals).
+KEEP = 200
 # Puts lines on the lock host, at position `expect` (the number of lines that are there already).
 Store = Callable[[Sequence[str], int], None]
 # Which hook a step runs, and which one its compensation does.
@@ -214,6 +216,30 @@ class Journal:
     def unstored(self) -> list[str]:
         """The lines that the lock host doesn't have yet."""
         return [_line(record) for record in self.records[self.stored :]]
+
+
+def prune(directory: Path, keep: int = KEEP) -> list[str]:
+    """Remove the copies of journals, and the events, of runs that are over, but for the newest `keep`.
+
+    Returns their runs. Raises OSError. What was begun and not ended, or is held, stays.
+    """
+    copies = sorted(directory.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    removed = []
+    for copy in copies[keep:]:
+        if _is_over(copy):
+            for file in (copy.with_suffix(".events"), copy):
+                file.unlink(missing_ok=True)
+            removed.append(copy.stem)
+    return removed
+
+
+def _is_over(copy: Path) -> bool:
+    last = copy.read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        record = json.loads(last)
+        return bool(record["kind"] == "end" and record["verdict"] != Verdict.HELD.value)
+    except (ValueError, KeyError, TypeError):  # cut off
+        return False
 
 
 def _line(record: Record) -> str:

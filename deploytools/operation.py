@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -366,6 +366,8 @@ def _run(
             raise kind(
                 error.what, where=error.where, state=standing(plan, progress), next="fab deploy --resume"
             ) from error
+    with suppress(OSError):
+        journal.prune(journals())
     with _notified(settings, progress, log.records, reporter):
         if not (aborting and progress.verdict is Verdict.REVERTED):
             look = _last_look(plan, progress, settings, fleet) if is_looked_at(plan, progress) else None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostlib.runs import journals
 
 from tests.support.barehost import bare_host
 from tests.support.webhost import Ran, WebHost
@@ -213,3 +214,38 @@ def test_a_damaged_journal_is_named_and_hides_no_other(host: WebHost) -> None:
     assert "line 1" in found["damaged"][0]["error"]
     assert "records" not in host.run("journal", "list").json["runs"][0]
     assert "damaged: " in host.run("journal", "list", as_json=False).out
+
+
+def test_only_journals_of_runs_that_are_over_are_pruned(host: WebHost) -> None:
+    end = {"kind": "end", "verdict": "done"}
+    for age, (run_id, last) in enumerate(
+        {
+            "newest": end,
+            "held": {**end, "verdict": "held"},
+            "open": {"kind": "intent"},
+            "locked": end,
+            "undone": {**end, "verdict": "reverted"},
+            "over": end,
+        }.items()
+    ):
+        append(host, lines({"kind": "begin"}, last), run_id=run_id)
+        os.utime(file_of(host, run_id), (10**9 - age, 10**9 - age))
+    names = {path.stem for path in file_of(host).parent.iterdir()}
+
+    assert journals.prune(host.hostlib_config, 1, spare="locked") == ["undone", "over"]
+
+    assert {path.stem for path in file_of(host).parent.iterdir()} == names - {"undone", "over"}
+
+
+def test_the_end_of_a_run_s_connection_prunes(host: WebHost) -> None:
+    end = lines({"kind": "end", "verdict": "done"})
+    for number in range(journals.KEEP + 2):
+        file = file_of(host, f"run-{number}")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(end)
+        os.utime(file, (10**9 + number, 10**9 + number))
+
+    follow(host, lines({"expect": 0, "lines": ['{"n":1}']}))
+
+    left = {path.stem for path in file_of(host).parent.iterdir()}
+    assert left == {"run1", *(f"run-{number}" for number in range(3, journals.KEEP + 2))}

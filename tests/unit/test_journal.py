@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -291,3 +292,28 @@ def test_what_other_hosts_run_is_what_the_newest_run_there_brought_them() -> Non
     assert found(back, second, first) == "d1"
     assert found(back, second) is None, "nobody remembers what r1 was"
     assert found(alone) is None
+
+
+def test_this_computer_forgets_old_runs_with_their_events_but_none_that_is_open(tmp_path: Path) -> None:
+    ends = {
+        "newest": journal.end(Verdict.DONE),
+        "held": journal.end(Verdict.HELD),
+        "open": journal.interrupted(),
+        "undone": journal.end(Verdict.REVERTED),
+        "over": journal.end(Verdict.DONE),
+    }
+    for age, (run_id, last) in enumerate(ends.items()):
+        copy = Journal(tmp_path / f"{run_id}.jsonl", lambda: 0.0)
+        copy.append({"kind": "begin"}, last)
+        (tmp_path / f"{run_id}.events").touch()
+        os.utime(copy.mirror, (10**9 - age, 10**9 - age))
+    with (tmp_path / "open.jsonl").open("a") as file:
+        file.write('{"kind": "e')
+    os.utime(tmp_path / "open.jsonl", (10**9 - 2, 10**9 - 2))
+
+    assert journal.prune(tmp_path, 1) == ["undone", "over"]
+
+    left = {"newest", "held", "open"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{run_id}.{kind}" for run_id in left for kind in ("jsonl", "events")
+    }

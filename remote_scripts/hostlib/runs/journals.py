@@ -18,6 +18,7 @@ from hostlib.locking import exclusive
 from hostlib.program import USAGE, Config, Failure, Result
 
 WAIT = 30  # seconds
+KEEP = 200  # journals of runs that are over
 
 Record = dict[str, Any]
 
@@ -67,12 +68,9 @@ def listing(config: Config, *, whole: bool = False, last: int | None = None) -> 
 
     A journal that can't be read is named in "damaged", and hides no other.
     """
-    paths = sorted(
-        (config.state / "journal").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True
-    )
     runs: list[Result] = []
     damaged = []
-    for path in paths[:last]:
+    for path in _newest_first(config)[:last]:
         try:
             records = _read(path)
         except (Failure, OSError) as error:
@@ -83,6 +81,39 @@ def listing(config: Config, *, whole: bool = False, last: int | None = None) -> 
             runs.append({"run_id": path.stem, **ends, **({"records": records} if whole else {})})
     lines = [str(run["run_id"]) for run in runs] + [f"damaged: {each['error']}" for each in damaged]
     return {"runs": runs, "damaged": damaged, "message": "\n".join(lines) or "no run yet"}
+
+
+def prune(config: Config, keep: int = KEEP, *, spare: str | None = None) -> list[str]:
+    """Remove the journals of runs that are over, but for the newest `keep` and that of `spare`.
+
+    Returns their runs. What was begun and not ended, or is held, stays, and so does what can't be read.
+    """
+    directory = config.state / "journal"
+    if not directory.is_dir():
+        return []
+    removed = []
+    with exclusive(directory, wait=WAIT):
+        for path in _newest_first(config)[keep:]:
+            try:
+                over = _is_over(_read(path))
+            except (Failure, OSError):
+                continue
+            if over and path.stem != spare:
+                path.unlink()
+                removed.append(path.stem)
+    return removed
+
+
+def _is_over(records: Sequence[Record]) -> bool:
+    """Whether a run needs nobody any more: as deploytools.journal has it."""
+    last = records[-1] if records else {}
+    return last.get("kind") == "end" and last.get("verdict") in ("done", "reverted")
+
+
+def _newest_first(config: Config) -> list[Path]:
+    """The journals, the one last written to first."""
+    paths = (config.state / "journal").glob("*.jsonl")
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def _path(config: Config, run_id: str) -> Path:
