@@ -32,6 +32,7 @@ def test_known_passwords_are_left_out_of_the_log_as_it_is_shown_and_of_what_is_t
             "apply": "sh apply",
         },
     )
+    (place / ".deploytools.staged.json").write_text('{"shared": [".env", "var"]}')
     (host.root / "shared" / ".env").write_text("export DB_PASSWORD='s3cret of env'\nCOLOUR=blue\n# KEY\n")
     (place / "status").write_text("echo '[ ] 1'\n")
     (place / "apply").write_text(

@@ -1,8 +1,8 @@
 """What a migration tool prints, without the passwords that we know of: it is shown, sent and kept elsewhere.
 
-Known are the values of app.env, migrate.env and the file `.env` of a release that are called a password,
-key, token or the like, and the password in any of them that is a URL. Besides, whatever looks like a
-password in a URL or in a connection's parameters (adapter_process.PASSWORD).
+Known are the values of app.env, migrate.env, the files in `shared` and `.env` of a release that are called a
+password, key, token or the like, and the password in any of them that is a URL. Besides, whatever looks like
+a password in a URL or in the parameters of a connection (adapter_process.PASSWORD).
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ def _variables(config: Config, release: str) -> Iterator[Mapping[str, object]]:
         env = about.get("env") if isinstance(about, dict) else None
         if isinstance(env, dict):
             yield env
-    for file in (config.shared / ".env", config.releases / release / ".env"):
+    shared = [config.shared / name for name in releases.shared_names(config, release)] if told else []
+    for file in (*shared, config.releases / release / ".env"):
         try:
             lines = manifest.content(file).decode(errors="replace").splitlines()
-        except (OSError, ValueError):  # none, or the link to the one that is shared
+        except (OSError, ValueError):  # none, a directory, or the link to the one that is shared
             continue
         found = (ASSIGNED.fullmatch(line) for line in lines)
         yield {match[1]: _unquoted(match[2]) for match in found if match}
