@@ -57,8 +57,9 @@ def exported(settings: Settings, ref: str | None, now: datetime) -> Iterator[Exp
     """
     source = resolve(settings, ref, now)
     with ExitStack() as stack:
-        with _disk_troubles():  # not those of whoever uses the export
-            place = stack.enter_context(scratch.directory(scratch.parent(source, settings)))
+        parent = scratch.parent(source, settings)
+        with _disk_troubles(parent):  # not those of whoever uses the export
+            place = stack.enter_context(scratch.directory(parent))
             tree = place / "tree"
             tree.mkdir(mode=0o755)
             patches = read_patches(source, settings.source.patches, settings.project)
@@ -97,7 +98,7 @@ def packed(
         log = build.log_of(logs, source)
         say(f"the build begins; what it prints is kept in {log}")
         build.run(settings.source.build, source, tree, log, lambda line: say(f"build | {line}"))
-    with _disk_troubles():
+    with _disk_troubles(str(tree.parent.parent)):
         selected = _selected(tree, settings)
         for line in _about(tree, selected):
             if line not in export.told:
@@ -153,13 +154,15 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def _disk_troubles() -> Iterator[None]:
+def _disk_troubles(parent: str | None) -> Iterator[None]:
+    """`parent` is where the export lies; None for Python's own choice."""
+    place = parent or tempfile.gettempdir()
     try:
         yield
     except OSError as error:
         raise OperationFailed(
             f"the release can't be made: {error.strerror}",
-            where=str(error.filename or tempfile.gettempdir()),
+            where=str(error.filename or place),
             state=UNTOUCHED,
-            next=f"ls -l there; df -h {tempfile.gettempdir()} (TMPDIR names another place)",
+            next=f"ls -l there; df -h {place} (TMPDIR names another place)",
         ) from error

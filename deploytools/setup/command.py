@@ -59,11 +59,13 @@ _APT = """\
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update && apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
 """
-# Everything is written to a directory of its own, whose name nobody else could know before.
+# Everything is written to a directory of its own, whose name nobody else could know before. What a killed one
+# leaves is not locked any more, and goes with the next set-up.
 _BOOTSTRAP = """\
-import base64, json, os, sys, tempfile, zlib
+import base64, fcntl, json, os, sys, tempfile, zlib
 bundle = json.loads(zlib.decompress(sys.stdin.buffer.read()))
-with tempfile.TemporaryDirectory(prefix="deploytools-") as place:
+with tempfile.TemporaryDirectory(prefix="deploytools-setup-") as place:
+    fcntl.flock(os.open(place, os.O_RDONLY), fcntl.LOCK_EX)
     for entry in bundle["installer"] + bundle["programs"]:
         path = os.path.join(place, entry["path"])
         os.makedirs(os.path.dirname(path), exist_ok=True)

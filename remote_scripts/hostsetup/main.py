@@ -7,12 +7,16 @@ import errno
 import fcntl
 import json
 import os
+import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hostlib.locking import exclusive
 from hostlib.program import BUG, BUSY, DONE, FAILED, Failure
 
 from hostsetup import bundle as bundles
@@ -20,6 +24,8 @@ from hostsetup import install, lighttpd, remove
 from hostsetup.bundle import Bundle, Refused
 
 WAIT = 60.0  # seconds for another set-up on this host
+# Where the laptop's half of a set-up, which calls us, has our programs: locked after a moment, in seconds.
+OURS, YOUNG = "deploytools-setup-", 60.0
 
 
 def main(raw: dict[str, Any]) -> int:
@@ -52,10 +58,22 @@ def _done(raw: dict[str, Any]) -> dict[str, Any]:
         return _told(planned.changes, planned.notes)
     with _alone(bundle):
         lighttpd.sweep()
+        _sweep()
         planned = action.plan(bundle)
         if not planned.changes:
             return _told([], planned.notes)
         return _told(planned.changes, action.apply(bundle, planned))
+
+
+def _sweep() -> None:
+    """Take away the programs of set-ups that were killed. Those of one at work are locked."""
+    for place in Path(tempfile.gettempdir()).glob(f"{OURS}*"):
+        with contextlib.suppress(Failure, OSError):
+            about = place.lstat()  # others may make such names there, as links, too
+            ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
+            if ours and time.time() - about.st_mtime > YOUNG:
+                with exclusive(place, wait=0):
+                    shutil.rmtree(place)
 
 
 def _told(changes: Any, notes: list[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import repeat
@@ -244,6 +245,32 @@ def test_a_host_that_dies_in_its_swap_and_comes_back_is_on_what_the_others_are_o
     wait_until(lambda: all(text.startswith("release ") for text in whole.seen()), lambda: f"the site: {told}")
     (release,) = set(whole.releases())
     assert (release == before) is (run.returncode != 0), told
+
+
+def test_a_host_that_dies_between_activation_and_swap_serves_what_it_served_and_says_so(whole: Site) -> None:
+    """`current` leads to the other release already, and the socket doesn't yet."""
+    web2 = whole.hosts[1]
+    current = str(whole.releases()[0])
+    before = whole.seen()[1]
+    other = next(iter(whole.on_hosts()["web2"] - {current}))
+    swap = [f"{TOOLS}/swap", "--release"]
+    web2.run(["strace", "-f", "-qq", "-o", "/run/renames", "-e", "trace=rename", *swap, other])
+    web2.run([*swap, current])
+    renames = [line for line in web2.read("/run/renames").splitlines() if " rename(" in line]
+    flip = next(line for line in renames if line.endswith('/app.sock") = 0'))
+    ours = [line for line in renames if line.split()[0] == flip.split()[0]]  # strace counts by process
+    serves = web2.run(["readlink", f"{ROOT}/run/app.sock"]).stdout.strip()
+
+    assert web2.power_off_before([*swap, other], "rename", nth=1 + ours.index(flip))
+    disk = web2.root / ROOT[1:]
+    assert os.readlink(disk / "current") == f"releases/{other}", "activated"
+    assert os.readlink(disk / "run/app.sock") == serves, "and not swapped"
+    web2.boot()
+
+    wait_until(lambda: web2.get("/").status == 200, lambda: web2.run([f"{TOOLS}/status"]).stdout)
+    assert whole.seen()[1] == before, "no visitor has met the other release"
+    assert web2.run(["readlink", f"{ROOT}/current"]).stdout.strip() == f"releases/{current}"
+    assert whole.releases() == [current] * 3
 
 
 def test_a_disk_that_is_full_when_a_release_is_activated_brings_every_host_back(whole: Site) -> None:

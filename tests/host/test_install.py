@@ -666,6 +666,22 @@ def test_what_a_killed_set_up_left_in_run_goes_with_the_next_but_for_one_that_is
             shutil.rmtree(place, ignore_errors=True)
 
 
+def test_the_programs_of_a_killed_set_up_go_with_the_next_but_for_those_of_one_at_work(
+    ground: Ground,
+) -> None:
+    left, used, young = (Path(tempfile.mkdtemp(prefix="deploytools-setup-")) for _ in range(3))
+    try:
+        for place in (left, used):
+            (place / "hostlib").mkdir()
+            os.utime(place, (0, 0))
+        with exclusive(used, wait=0):
+            ground.install()
+        assert [place.exists() for place in (left, used, young)] == [False, True, True]
+    finally:
+        for place in (left, used, young):
+            shutil.rmtree(place, ignore_errors=True)
+
+
 def test_a_module_that_only_our_configuration_loads_is_not_taken_from_others(ground: Ground) -> None:
     ground.install()
     others = ground.etc / "conf-enabled/90-mine.conf"

@@ -131,7 +131,7 @@ def command_of_the_demo(place: Path, _: pytest.MonkeyPatch) -> None:
 
 
 def disk_without_room(_: Path, __: pytest.MonkeyPatch) -> None:
-    with _disk_troubles():
+    with _disk_troubles("/dev/shm"):  # noqa: S108
         raise OSError(28, "No space left on device", "export")
 
 
@@ -235,7 +235,7 @@ FAILURES: list[tuple[Provoke, type[DeployError], str, str]] = [
     (no_visitor, OperationFailed, "no visitor came", "said above"),
     (visitors_that_tell_nothing, OperationFailed, "the visitors told nothing", "fab on sandbox status"),
     (command_of_the_demo, OperationFailed, "that ended with exit code 1", "then make demo again"),
-    (disk_without_room, OperationFailed, "can't be made: No space left on device", "df -h"),
+    (disk_without_room, OperationFailed, "can't be made: No space left on device", "df -h /dev/shm"),
     (damaged_repository, OperationFailed, "git archive failed: fatal: not a", "fsck"),
     (export_without_a_place, OperationFailed, "the export can't be unpacked: tar", "TMPDIR"),
     (answer_that_was_cut, Unreachable, "status has no answer from 1 of 1 hosts", "fab doctor"),

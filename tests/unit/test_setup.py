@@ -4,6 +4,8 @@ import base64
 import json
 import re
 import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from deploytools import __version__, setup
 from deploytools.errors import UsageError
-from deploytools.setup import lighttpd, programs, sudo
+from deploytools.setup import command, lighttpd, programs, sudo
 from tests.support.values import settings
 
 
@@ -232,3 +234,26 @@ def test_what_the_programs_share_is_put_in_place_with_its_packages() -> None:
     modules = {str(path.relative_to(source)) for path in source.glob("hostlib/**/*.py")}
     assert {name for name in by_path(BUNDLE, "programs") if name.endswith(".py")} == modules
     assert "hostlib/checks/__init__.py" in modules
+
+
+def test_what_comes_to_a_host_is_locked_as_long_as_it_is_at_work_and_then_gone() -> None:
+    """As no other set-up takes it for what a killed one has left."""
+    main = """
+import fcntl, os
+def main(bundle):
+    place = os.path.dirname(os.path.dirname(__file__))
+    try:
+        fcntl.flock(os.open(place, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(place)
+"""
+    installer = [{"path": "hostsetup/main.py", "content": base64.b64encode(main.encode()).decode()}]
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", command._BOOTSTRAP],
+        input=zlib.compress(json.dumps({"installer": installer, "programs": []}).encode()),
+        capture_output=True,
+        check=True,
+    )
+    place = Path(ran.stdout.decode().strip())
+    assert place.name.startswith("deploytools-setup-")
+    assert not place.exists()
