@@ -37,14 +37,7 @@ def write_project(directory: Path, found: Found, hosts: Sequence[str]) -> list[P
     named = list(hosts) or [EXAMPLE_HOST]
     load(section(found, named), environment=None, only_hosts=None, environ={}, root=directory)
     files = {directory / "fabric.yaml": rendered(found, named), directory / "fabfile.py": FABFILE}
-    present = [path.name for path in files if path.exists()]
-    if present:
-        raise UsageError(
-            f"{' and '.join(present)} already there",
-            where=str(directory),
-            state="nothing was written",
-            next="move it away, or copy what you need of one that fab init writes into an empty directory",
-        )
+    refuse_over_another(directory)
     written: list[Path] = []
     for path, content in files.items():
         try:
@@ -60,6 +53,19 @@ def write_project(directory: Path, found: Found, hosts: Sequence[str]) -> list[P
                 state="nothing was written",
             ) from error
     return written
+
+
+def refuse_over_another(directory: Path) -> None:
+    """Raise UsageError where there is a file already that would be written."""
+    present = [name for name in ("fabric.yaml", "fabfile.py") if (directory / name).exists()]
+    if present:
+        them = "it" if len(present) == 1 else "them"
+        raise UsageError(
+            f"there {'is' if len(present) == 1 else 'are'} {' and '.join(present)} already",
+            where=str(directory),
+            state="nothing was written",
+            next=f"move {them} away, or copy what you need from what fab init writes into an empty directory",
+        )
 
 
 def section(found: Found, hosts: Sequence[str]) -> dict[str, object]:

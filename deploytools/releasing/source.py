@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -134,9 +135,9 @@ def _no_commit(path: Path, wanted: str, said: str) -> UsageError:
         )
     return UsageError(
         f"there is no commit {wanted} in {path}",
-        where="deploy.source.ref",
+        where="--ref, or deploy.source.ref",
         state="nothing was changed",
-        next="git branch --all; git tag",
+        next=f"what there is: git -C {shlex.quote(str(path))} log --all --oneline",
     )
 
 

@@ -60,6 +60,8 @@ def _change(run: Mapping[str, Any]) -> str:
     if not run["release"]:
         return ""
     same = run["from"] == run["release"]
+    if run["verdict"] == Verdict.REVERTED.value and not same:
+        return f", still on {run['from'] or 'nothing'}, not on {run['release']}"
     return f", on {run['release']}" if same else f", {run['from'] or 'nothing'} -> {run['release']}"
 
 

@@ -259,7 +259,7 @@ def _limited(hosts: Sequence[Host], only: Sequence[str]) -> tuple[Host, ...]:
             f"-H names no host of deploy.hosts: {', '.join(unknown) or '(none)'}{hint}",
             where="-H",
             state="nothing was changed",
-            next="name some of the hosts below, or leave out -H for all of them",
+            next="name some of the hosts above, or leave out -H for all of them",
             details=known,
         )
     return tuple(host for host in hosts if any(host in found for found in wanted.values()))

@@ -39,8 +39,9 @@ def init(c: Any, application: str | None = None, host: Any = None, command: str 
     from pathlib import Path
 
     from deploytools.detection import detect
-    from deploytools.scaffold import EXAMPLE_HOST, write_project
+    from deploytools.scaffold import EXAMPLE_HOST, refuse_over_another, write_project
 
+    refuse_over_another(Path.cwd())  # before anything is asked
     found, hosts = detect(Path.cwd()), list(host or ())
     for note in found.notes:
         print(f"found: {note}", file=sys.stderr)

@@ -43,7 +43,7 @@ def test_init_never_writes_over_what_is_there(tmp_path: Path) -> None:
     done = fab(tmp_path, *INIT)
 
     assert done.returncode == 2
-    assert "fabric.yaml already there" in done.stderr
+    assert done.stderr.startswith("error: there is fabric.yaml already\n")
     assert [path.name for path in tmp_path.iterdir()] == ["fabric.yaml"]
 
 

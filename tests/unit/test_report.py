@@ -196,6 +196,13 @@ def test_a_run_that_was_interrupted_is_told_as_that() -> None:
     assert summary(records).startswith("deploy of guestbook: interrupted, and open, r1 -> r2\n")
 
 
+def test_a_deploy_that_was_undone_is_not_told_as_if_it_had_led_anywhere() -> None:
+    records = [{"at": 1.0, **journal.begin(BASE)}, {"at": 2.0, **journal.turn_back("it failed")}]
+    records.append({"at": 3.0, **journal.end(Verdict.REVERTED)})
+
+    assert summary(records).startswith("deploy of guestbook: undone (it failed), still on r1, not on r2\n")
+
+
 def test_an_error_of_several_lines_stays_below_its_head() -> None:
     error = OperationFailed("it failed", details=["web1: one\ntwo"], state="as before", next="fab status")
 
