@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
 import pytest
 
+from tests.support.databases import SERVERS, Database
 from tests.support.webhost import WebHost
 
 
@@ -47,3 +50,12 @@ def own_site(web_host: WebHost) -> WebHost:
     """The same for a test that breaks more of it than the maintenance directory."""
     web_host.serve()
     return web_host
+
+
+@pytest.fixture(scope="session")
+def new_database() -> Iterator[Callable[[str], Database]]:
+    """A new database on the server of a kind; there is one for all tests, since to make it takes seconds."""
+    with ExitStack() as stack:
+        server = cache(lambda kind: stack.enter_context(SERVERS[kind]()))
+        numbers = itertools.count()
+        yield lambda kind: server(kind).create(f"d{next(numbers)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.barehost import bare_host
-from tests.support.databases import MariaDB, PostgreSQL
+from tests.support.databases import Database, programs_of_postgresql
 from tests.support.webhost import WebHost
 
 
@@ -25,44 +25,46 @@ def host() -> Iterator[WebHost]:
 
 
 @pytest.fixture(scope="module")
-def dumps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+def dumps(
+    tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[str], Database]
+) -> Callable[[str], Path]:
     """A new whole dump, by its format, of a database with some rows."""
     place = tmp_path_factory.mktemp("dumps")
-    with PostgreSQL() as postgresql, MariaDB() as mariadb:
-        pg, maria = postgresql.create("shop"), mariadb.create("shop")
-        pg.query("create table orders as select n, md5(n::text) from generate_series(1, 2000) n")
-        maria.query("create table orders as select seq, md5(seq) from seq_1_to_2000")
-        with closing(sqlite3.connect(place / "live.sqlite3")) as connection, connection:
-            connection.execute("create table orders (n integer, hash text)")
-            connection.executemany("insert into orders values (?, ?)", [(n, f"{n:032}") for n in range(2000)])
-        pg_dump = f"pg_dump -h {pg.host} -U postgres shop"
-        mariadb_dump = f"mariadb-dump --no-defaults --socket={maria.host} --user=root shop"
-        commands = {
-            "custom": f"{pg_dump} -Fc -f $file",
-            "tar": f"{pg_dump} -Ft -f $file",
-            "plain": f"{pg_dump} -f $file",
-            "plain.gz": f"{pg_dump} | gzip > $file",
-            "custom.gz": f"{pg_dump} -Fc -Z0 | gzip > $file",
-            "plain.xz": f"{pg_dump} | xz -0 > $file",
-            "custom.zst": f"{pg_dump} -Fc -Z0 | zstd -q > $file",
-            "mariadb.zst": f"{mariadb_dump} | zstd -q > $file",
-            "all": f"pg_dumpall -h {pg.host} -U postgres -f $file",
-            "mariadb": f"{mariadb_dump} > $file",
-            "mariadb.bz2": f"{mariadb_dump} | bzip2 > $file",
-            "sqlite": f'sqlite3 {place}/live.sqlite3 ".backup $file"',
-            "sqlite.gz": f'sqlite3 {place}/live.sqlite3 ".backup $file.raw"; gzip < $file.raw > $file',
-            "sqlite.dump": f"sqlite3 {place}/live.sqlite3 .dump > $file",
-            "directory": f"{pg_dump} -Fd -f $file",
-        }
+    pg, maria = new_database("postgresql"), new_database("mariadb")
+    pg.query("create table orders as select n, md5(n::text) from generate_series(1, 2000) n")
+    maria.query("create table orders as select seq, md5(seq) from seq_1_to_2000")
+    with closing(sqlite3.connect(place / "live.sqlite3")) as connection, connection:
+        connection.execute("create table orders (n integer, hash text)")
+        connection.executemany("insert into orders values (?, ?)", [(n, f"{n:032}") for n in range(2000)])
+    bin = programs_of_postgresql()
+    pg_dump = f"{bin}/pg_dump -h {pg.host} -U postgres {pg.name}"
+    mariadb_dump = f"mariadb-dump --no-defaults --socket={maria.host} --user=root {maria.name}"
+    commands = {
+        "custom": f"{pg_dump} -Fc -f $file",
+        "tar": f"{pg_dump} -Ft -f $file",
+        "plain": f"{pg_dump} -f $file",
+        "plain.gz": f"{pg_dump} | gzip > $file",
+        "custom.gz": f"{pg_dump} -Fc -Z0 | gzip > $file",
+        "plain.xz": f"{pg_dump} | xz -0 > $file",
+        "custom.zst": f"{pg_dump} -Fc -Z0 | zstd -q > $file",
+        "mariadb.zst": f"{mariadb_dump} | zstd -q > $file",
+        "all": f"{bin}/pg_dumpall -h {pg.host} -U postgres -f $file",
+        "mariadb": f"{mariadb_dump} > $file",
+        "mariadb.bz2": f"{mariadb_dump} | bzip2 > $file",
+        "sqlite": f'sqlite3 {place}/live.sqlite3 ".backup $file"',
+        "sqlite.gz": f'sqlite3 {place}/live.sqlite3 ".backup $file.raw"; gzip < $file.raw > $file',
+        "sqlite.dump": f"sqlite3 {place}/live.sqlite3 .dump > $file",
+        "directory": f"{pg_dump} -Fd -f $file",
+    }
 
-        def dump(format: str) -> Path:
-            file = place / format
-            shutil.rmtree(file, ignore_errors=True)
-            script = commands[format].replace("$file", str(file))
-            subprocess.run(["bash", "-eo", "pipefail", "-c", script], check=True, capture_output=True)
-            return file
+    def dump(format: str) -> Path:
+        file = place / format
+        shutil.rmtree(file, ignore_errors=True)
+        script = commands[format].replace("$file", str(file))
+        subprocess.run(["bash", "-eo", "pipefail", "-c", script], check=True, capture_output=True)
+        return file
 
-        yield dump
+    return dump
 
 
 def backup(host: WebHost, hook: str) -> tuple[int, dict[str, object]]:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.barehost import bare_host, put_release, runner_of
-from tests.support.databases import SERVERS, Database, MariaDB, PostgreSQL
+from tests.support.databases import SERVERS, Database
 from tests.support.webhost import Ran, WebHost, wait_until
 
 DBMATE = str(Path(sys.executable).with_name("dbmate"))
@@ -26,23 +26,6 @@ DBMATE = str(Path(sys.executable).with_name("dbmate"))
 def host() -> Iterator[WebHost]:
     with bare_host() as host:
         yield host
-
-
-@pytest.fixture(scope="module")
-def databases() -> Iterator[Callable[[str], Database]]:
-    """A new database on the server of this kind, which is started for the first one."""
-    servers: dict[str, PostgreSQL | MariaDB] = {}
-    made: list[Database] = []
-
-    def make(kind: str) -> Database:
-        if kind not in servers:
-            servers[kind] = SERVERS[kind]().__enter__()
-        made.append(servers[kind].create(f"d{len(made)}"))
-        return made[-1]
-
-    yield make
-    for server in servers.values():
-        server.__exit__()
 
 
 def url_of(database: Database) -> str:
@@ -97,11 +80,11 @@ EACH_ENGINE = pytest.mark.parametrize("project", ["sqlite", *SERVERS], indirect=
 
 @pytest.fixture(params=ONE_ENGINE)
 def project(
-    host: WebHost, databases: Callable[[str], Database], request: pytest.FixtureRequest
+    host: WebHost, new_database: Callable[[str], Database], request: pytest.FixtureRequest
 ) -> DbmateProject:
     if request.param == "sqlite":
         return DbmateProject(host, "r1", f"sqlite:{host.base}/db.sqlite3", "sqlite")
-    return DbmateProject(host, "r1", url_of(databases(request.param)), request.param)
+    return DbmateProject(host, "r1", url_of(new_database(request.param)), request.param)
 
 
 @pytest.fixture

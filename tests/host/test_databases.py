@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from tests.host.test_command_adapter import DbmateProject, url_of
 from tests.support.barehost import AlembicProject, bare_host, runner_of
-from tests.support.databases import Database, MariaDB, PostgreSQL
+from tests.support.databases import Database
 from tests.support.django_project import DjangoProject
 from tests.support.webhost import Ran, WebHost, wait_until  # isort: split
 
@@ -35,26 +35,14 @@ def host() -> Iterator[WebHost]:
         yield host
 
 
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[PostgreSQL]:
-    with PostgreSQL() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def mariadb() -> Iterator[MariaDB]:
-    with MariaDB() as server:
-        yield server
+@pytest.fixture
+def on_postgresql(new_database: Callable[[str], Database]) -> Database:
+    return new_database("postgresql")
 
 
 @pytest.fixture
-def on_postgresql(postgresql: PostgreSQL, request: pytest.FixtureRequest) -> Database:
-    return postgresql.create(f"d{abs(hash(request.node.name))}")
-
-
-@pytest.fixture
-def on_mariadb(mariadb: MariaDB, request: pytest.FixtureRequest) -> Database:
-    return mariadb.create(f"d{abs(hash(request.node.name))}")
+def on_mariadb(new_database: Callable[[str], Database]) -> Database:
+    return new_database("mariadb")
 
 
 def alembic(host: WebHost, database: Database, options: str = "", **migrate: Any) -> AlembicProject:
@@ -110,6 +98,7 @@ def locking(database: Database, user: str = "app") -> Iterator[psycopg.Connectio
 
 ON_DJANGO, BY_COMMAND = (pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("django", "command"))
 ADAPTERS = pytest.mark.parametrize("adapter", ["alembic", ON_DJANGO, "command"])
+ON_MARIADB = pytest.mark.parametrize("adapter", ["alembic", ON_DJANGO])
 # Where it is adapter_engines, which all adapters have in common, that does it.
 ONE_ADAPTER = pytest.mark.parametrize("adapter", ["alembic", ON_DJANGO, BY_COMMAND])
 
@@ -151,7 +140,7 @@ class TestPostgresql:
         assert "report of app" in found["message"]
         assert "holds orders RowExclusiveLock" in found["message"]
 
-    @ADAPTERS
+    @ONE_ADAPTER
     def test_nothing_is_begun_while_others_hold_locks(
         self, host: WebHost, on_postgresql: Database, adapter: str
     ) -> None:
@@ -244,7 +233,7 @@ class TestPostgresql:
         assert (ran.code, ran.json["outcome"], ran.json["unchanged"]) == (3, "failed", True)
         assert on_postgresql.query("select to_regclass('half')") == [(None,)]
 
-    @ADAPTERS
+    @ONE_ADAPTER
     def test_the_session_of_a_migration_that_is_unknown_is_found_by_its_name(
         self, host: WebHost, on_postgresql: Database, adapter: str
     ) -> None:
@@ -315,14 +304,14 @@ class TestMariadb:
     WAITS = """create table told as
         select @@session.lock_wait_timeout as a, @@session.innodb_lock_wait_timeout as b"""
 
-    @pytest.mark.parametrize("adapter", ["alembic", "django"])
+    @ON_MARIADB
     def test_lock_timeouts_are_in_effect_in_the_migration(
         self, host: WebHost, on_mariadb: Database, adapter: str
     ) -> None:
         assert run(host, sql(host, adapter, on_mariadb, self.WAITS)).code == 0
         assert on_mariadb.query("select * from told") == [(1, 1)]
 
-    @pytest.mark.parametrize("adapter", ["alembic", "django"])
+    @ON_MARIADB
     def test_who_has_a_transaction_open_is_told_where_the_account_may_know_it(
         self, host: WebHost, on_mariadb: Database, adapter: str
     ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.barehost import bare_host
-from tests.support.databases import SERVERS, Database, MariaDB, PostgreSQL
+from tests.support.databases import SERVERS, Database
 from tests.support.django_project import DjangoProject
 from tests.support.webhost import Ran, WebHost
 
@@ -18,26 +18,6 @@ def host() -> Iterator[WebHost]:
         yield host
 
 
-@pytest.fixture(scope="module")
-def make_database() -> Iterator[Callable[[str], Database | None]]:
-    """A new database on the server of this kind, which is started for the first one; None for sqlite."""
-    servers: dict[str, PostgreSQL | MariaDB] = {}
-    made = 0
-
-    def make(kind: str) -> Database | None:
-        nonlocal made
-        made += 1
-        if kind == "sqlite":
-            return None
-        if kind not in servers:
-            servers[kind] = SERVERS[kind]().__enter__()
-        return servers[kind].create(f"d{made}")
-
-    yield make
-    for server in servers.values():
-        server.__exit__()
-
-
 # What the engines differ in is tried on each of them; for all else one is enough, but in `make test-all`.
 ONE_ENGINE = ["sqlite", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in SERVERS)]
 EACH_ENGINE = pytest.mark.parametrize("project", ["sqlite", *SERVERS], indirect=True)
@@ -45,10 +25,10 @@ EACH_ENGINE = pytest.mark.parametrize("project", ["sqlite", *SERVERS], indirect=
 
 @pytest.fixture(params=ONE_ENGINE)
 def project(
-    host: WebHost, make_database: Callable[[str], Database | None], request: pytest.FixtureRequest
+    host: WebHost, new_database: Callable[[str], Database], request: pytest.FixtureRequest
 ) -> DjangoProject:
     """A project with the migration a, which is applied."""
-    project = DjangoProject(host, database=make_database(request.param))
+    project = DjangoProject(host, database=None if request.param == "sqlite" else new_database(request.param))
     project.add("a")
     assert migrate(project, "shop.a", run_id="first").code == 0
     return project
@@ -168,9 +148,9 @@ def test_the_first_of_two_stays_where_the_second_fails(project: DjangoProject) -
 
 
 def test_a_half_applied_migration_is_never_started_again_by_itself(
-    host: WebHost, make_database: Callable[[str], Database | None]
+    host: WebHost, new_database: Callable[[str], Database]
 ) -> None:
-    project = DjangoProject(host, database=make_database("mariadb"))
+    project = DjangoProject(host, database=new_database("mariadb"))
     project.add("a", work="raise RuntimeError('no such luck')")
     first, again = migrate(project, "shop.a"), migrate(project, "shop.a")
     assert (first.code, first.json["unchanged"], project.tables()) == (3, False, {"t_a"})
@@ -269,9 +249,9 @@ def test_what_can_not_be_asked_is_unknown_with_the_reason(
 
 
 def test_a_connection_that_breaks_changed_nothing_where_its_session_is_gone_and_it_could_not_commit(
-    host: WebHost, make_database: Callable[[str], Database | None]
+    host: WebHost, new_database: Callable[[str], Database]
 ) -> None:
-    project = DjangoProject(host, database=make_database("postgresql"))
+    project = DjangoProject(host, database=new_database("postgresql"))
     kill = "schema_editor.connection.cursor().execute('select pg_terminate_backend(pg_backend_pid())')"
     project.add("a", work=kill)
     ran = migrate(project, "shop.a")

@@ -27,6 +27,9 @@ from tests.support.webhost import Reply, WebHost, children, read_reply, wait_unt
 
 MakeHost = Callable[..., WebHost]
 
+# How long a proof may take that fails: all of the time that it is given.
+SOON = ("--timeout", "2")
+
 OTHER_SITE = """
 lighty.r.resp_body.set("another site")
 return 200
@@ -162,7 +165,7 @@ class TestAnAddressThatOverridesTheSwitch:
     def test_where_the_application_shines_through_down_fails_and_names_it(
         self, host: WebHost, leak: int
     ) -> None:
-        ran = host.run("down")
+        ran = host.run("down", *SOON)
         assert ran.code == FAILED
         assert f"workers at 127.0.0.1:{leak} (127.0.0.1:{leak}) answered as expected" in ran.error["what"]
         assert "nothing shows that it is another site" in ran.error["what"]
@@ -229,7 +232,7 @@ class TestAnotherSitesAddress:
 
         host = make_web_host(edit=edit)
         host.serve()
-        ran = host.run("down")
+        ran = host.run("down", *SOON)
         assert ran.code == FAILED
         assert f"127.0.0.1:{theirs}" in ran.error["what"]
         assert host.get().text == "app /"
@@ -251,7 +254,7 @@ class TestAnotherSitesAddress:
         api = http.client.HTTPConnection("127.0.0.1", theirs)
         api.request("GET", "/api/users")
         assert read_reply(api).text == "app /api/users"
-        ran = host.run("down")
+        ran = host.run("down", *SOON)
         assert ran.code == FAILED
         assert f"127.0.0.1:{theirs}" in ran.error["what"]
 
@@ -288,13 +291,13 @@ class TestAnotherSitesAddress:
     def test_without_the_counters_it_counts_as_the_applications(self, host: WebHost, theirs: int) -> None:
         host.config["statistics_path"] = "/not-there"
         host.write_config()
-        ran = host.run("down")
+        ran = host.run("down", *SOON)
         assert ran.code == FAILED
         assert f"127.0.0.1:{theirs}" in ran.error["what"]
 
     def test_with_an_application_that_is_dead_nothing_can_be_shown(self, host: WebHost, theirs: int) -> None:
         host.stop_backend(1)
-        ran = host.run("down")
+        ran = host.run("down", *SOON)
         assert ran.code == FAILED
         assert "nothing shows that it is another site" in ran.error["what"]
 
@@ -345,7 +348,7 @@ class TestTheNamesOfASite:
     ) -> None:
         extra = f'$HTTP["host"] == "example.org" {{ magnet.attract-raw-url-to = ("{script}") }}'
         host = self.host(make_web_host, extra)
-        ran = host.run("down")
+        ran = host.run("down", *SOON)
         assert ran.code == FAILED
         assert "(example.org) answered as expected" in ran.error["what"]
         assert "for example.org" in ran.error["next"]
@@ -356,7 +359,7 @@ class TestTheNamesOfASite:
     ) -> None:
         extra = f'$HTTP["host"] == "example.org" {{ magnet.attract-raw-url-to = ("{script}") }}'
         host = self.host(make_web_host, extra, host_header=None)
-        assert "(example.org) answered as expected" in host.run("down").error["what"]
+        assert "(example.org) answered as expected" in host.run("down", *SOON).error["what"]
 
     def test_names_that_are_not_the_sites_are_left_alone(self, make_web_host: MakeHost, script: Path) -> None:
         script.write_text(OTHER_SITE)

@@ -36,7 +36,17 @@ def begin_down(host: WebHost) -> None:
 
 def traced(host: WebHost, command: str, call: str, what: str) -> Ran:
     """Run `down` or `up`, and have strace do `what` to it on entering a system call."""
-    under = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{what}"]
+    under = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:{what}",
+    ]
     return host.run(command, under=under)
 
 

@@ -20,7 +20,7 @@ from tests.support.swapsite import Site, Visitors
 from tests.support.webhost import wait_until
 
 
-@pytest.fixture(params=["fd0", "path"])
+@pytest.fixture(params=["fd0", pytest.param("path", marks=pytest.mark.exhaustive)])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """It serves r1, and r2 is there to be swapped to."""
     with Site() as site:
@@ -57,6 +57,7 @@ def directories(site: Site) -> set[str]:
     return {Path(link).name for link in links}
 
 
+@pytest.mark.parametrize("site", ["fd0", "path"], indirect=True)
 def test_its_application_starts_at_the_word_and_not_before(site: Site) -> None:
     before = site.serving()
     with waiting(site, "--release", "r2", "--run-id", "run-1") as swap:
@@ -144,7 +145,7 @@ def test_killed_between_any_two_of_its_steps_it_is_finished_by_the_next_swap_and
         assert len(steps) > 15
         ended = []
         with Visitors(site, count=3) as visitors:
-            for turn, step in enumerate(steps[::4]):
+            for turn, step in enumerate(steps[::8]):
                 release = f"r{1 + turn % 2}"
                 ended.append(swap(release, killed_at(step)))
                 assert site.swap("--release", release).code == 0, step

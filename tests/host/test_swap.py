@@ -427,6 +427,7 @@ def test_a_web_server_that_does_not_lead_to_our_socket_is_found_out_and_no_link_
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site(backend="elsewhere.sock")
+    site.tune("barrier.py", "UNSEEN_FOR = 5.0", "UNSEEN_FOR = 1.0")
     site.host.serve(99, flip=False)  # answers 200 to everything, as the health check wants
     (site.host.run_dir / "elsewhere.sock").symlink_to("app.99.sock")
     site.release("r1")
@@ -725,7 +726,7 @@ def test_after_a_reboot_the_serving_generation_is_started_again_under_its_number
 def test_after_a_reboot_its_socket_is_there_before_the_web_server_is_let_go(
     site: Site, in_background: Callable[..., Future[Any]]
 ) -> None:
-    site.first(env={"START_DELAY": "3"})
+    site.first(env={"START_DELAY": "2"})
     pull_the_plug(site)
     notified = site.root / "notified"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
@@ -756,7 +757,7 @@ def test_one_that_does_not_get_healthy_after_a_reboot_is_replaced_by_a_new_gener
     broken = site.root / "broken"
     site.first(
         command=f"sh -c 'test ! -e {broken} || exec sleep 600; exec {site.runtime.commands['fd0']}'",
-        start_timeout=5,
+        start_timeout=3,
         drain_timeout=0.1,
     )
     pull_the_plug(site)
@@ -784,7 +785,7 @@ def test_one_that_crashes_at_the_moment_is_left_to_its_supervisor(site: Site) ->
     site.first(command=f"sh -c 'test ! -e {broken} || exit 3; exec {site.runtime.commands['fd0']}'")
     broken.touch()
     kill(site.pid())
-    wait_until(lambda: "started again in 3.2 s" in site.log(), timeout=30)
+    wait_until(lambda: "started again in 1.6 s" in site.log(), timeout=30)
     broken.unlink()
 
     ran = site.swap("--boot")

@@ -419,7 +419,9 @@ def test_of_many_swaps_at_once_one_at_a_time_is_carried_out_and_the_others_are_s
 # -- what lies around --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [None, "app.99.sock", "nonsense"])
+@pytest.mark.parametrize(
+    "target", [None, "app.99.sock", pytest.param("nonsense", marks=pytest.mark.exhaustive)]
+)
 def test_a_link_that_is_missing_or_leads_nowhere_is_put_right_by_a_swap(
     site: Site, target: str | None
 ) -> None:

@@ -77,7 +77,9 @@ def test_they_run_in_their_turn_and_the_backup_is_in_the_journal(deployed: Site)
     }
 
 
-@pytest.mark.parametrize("then", ["truncate -s -4096 $file; echo $file", "exit 9"])
+@pytest.mark.parametrize(
+    "then", ["truncate -s -4096 $file; echo $file", pytest.param("exit 9", marks=pytest.mark.exhaustive)]
+)
 def test_a_backup_that_is_no_good_ends_the_window_before_the_database_is_touched(
     deployed: Site, then: str
 ) -> None:

@@ -78,6 +78,13 @@ class _Process:
         return {"cwd": self.base, **(identity if os.geteuid() == 0 else {})}
 
 
+def programs_of_postgresql() -> Path:
+    """Where those of the newest are; what Debian has on the PATH is a Perl program that looks for them."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    assert programs, "postgresql is not installed: packaging/system-packages test"
+    return programs[-1]
+
+
 class PostgreSQL:
     """The newest of Debian's postgresql; its administrator is `postgres`, the client role `app`."""
 
@@ -88,12 +95,11 @@ class PostgreSQL:
         self.host = str(self.home.base)
 
     def __enter__(self) -> PostgreSQL:
-        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-        assert programs, "postgresql is not installed: packaging/system-packages test"
+        programs = programs_of_postgresql()
         data = str(self.home.base / "data")
         try:
             self.home.prepare(
-                f"{programs[-1]}/initdb",
+                f"{programs}/initdb",
                 "-D",
                 data,
                 "-U",
@@ -112,8 +118,8 @@ class PostgreSQL:
                 "-c",
                 f"unix_socket_directories={self.host}",
             )
-            self.home.start(f"{programs[-1]}/postgres", "-D", data, *quick)
-            ready = (f"{programs[-1]}/pg_isready", "-q", "-h", self.host)
+            self.home.start(f"{programs}/postgres", "-D", data, *quick)
+            ready = (f"{programs}/pg_isready", "-q", "-h", self.host)
             wait_until(lambda: self.home.answers(ready), timeout=60, what="postgresql accepts")
             self.query("postgres", "create role app login")
         except BaseException:

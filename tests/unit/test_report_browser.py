@@ -13,7 +13,13 @@ from tests.support.pastrun import PastRun
 MANY = [f"web{number}.some-rather-long-name.example.com" for number in range(1, 101)]
 
 
-@pytest.mark.parametrize("run", [PastRun(), PastRun(hosts=MANY, fails="swap")], ids=["done", "held"])
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(PastRun(), id="done", marks=pytest.mark.exhaustive),
+        pytest.param(PastRun(hosts=MANY, fails="swap"), id="held"),
+    ],
+)
 def test_it_fits_phone_and_desk_by_day_and_by_night_and_on_paper(run: PastRun, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(page_of(run.records, run.events))
