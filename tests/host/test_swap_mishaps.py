@@ -465,7 +465,7 @@ def site_is_as_before(site: Site, generation: int) -> None:
     assert site.generations() == {site.serving().pid}
 
 
-@pytest.mark.parametrize("listen", ["fd0", "path"])
+@pytest.mark.parametrize("listen", ["fd0", pytest.param("path", marks=pytest.mark.exhaustive)])
 def test_stale_sockets_are_in_nobodys_way_and_go(site: Site, listen: str) -> None:
     """Of a generation whose record is lost, of one that is to come, and of an unfinished rename."""
     site.first(listen=listen)
@@ -487,7 +487,15 @@ def test_stale_sockets_are_in_nobodys_way_and_go(site: Site, listen: str) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another account")
-@pytest.mark.parametrize(("owner", "mode"), [(33, 0o755), (0, 0o777), (0, 0o775), (0, 0o700)])
+@pytest.mark.parametrize(
+    ("owner", "mode"),
+    [
+        (33, 0o755),
+        (0, 0o777),
+        pytest.param(0, 0o775, marks=pytest.mark.exhaustive),
+        pytest.param(0, 0o700, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_socket_directory_of_a_wrong_owner_or_mode_is_refused_and_told(
     make_site: Callable[..., Site], owner: int, mode: int
 ) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 FAB = Path(sys.executable).with_name("fab")
 # What Python itself reads as it starts: where that differs, the interpreter has to be started for it.
 OF_PYTHON = ("PYTHON", "LANG", "LC_")
+AT_FIRST = dict(os.environ)  # of the suite; a test may change its own
 
 
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
@@ -43,7 +44,7 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         start = super()._execute_child  # type: ignore[misc]
         asked = inspect.signature(start).bind(*given, **named).arguments
         environ = dict(os.environ if asked["env"] is None else asked["env"])
-        if Path(asked["args"][0]) != FAB or of_python(environ) != of_python(os.environ):
+        if Path(asked["args"][0]) != FAB or of_python(environ) != of_python(AT_FIRST):
             start(*given, **named)
             return
         request = {
@@ -114,6 +115,7 @@ def _interpreter(_: int) -> socket.socket:
             [sys.executable, __file__, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            env=AT_FIRST,
             pass_fds=[theirs.fileno()],
         )
     return ours
