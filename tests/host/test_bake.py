@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlib.program import Config
+from hostlib.program import Config, Failure
+from hostlib.releasing.manifest import Health
 from hostlib.swapping import bake
+from hostlib.swapping.generations import Life
 from hostlib.webserver import accesslog, lighttpd
 from hostlib.webserver.accesslog import AccessLog, Answers
 
@@ -86,6 +88,25 @@ def test_the_log_tells_the_time_before_and_what_comes_after(tmp_path: Path) -> N
         file.write(line(32, 502)[30:])
     assert log.after(NOON + 30) == Answers(1, 1)
     log.close()
+
+
+def test_errors_that_come_once_the_clock_was_set_back_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "access.log"
+    path.write_text(line(550) * 9)
+    log, now = AccessLog(path, config()), [NOON + 600.0]
+
+    def visitors_come(*_: object, **__: object) -> None:
+        now[0] = NOON + 5.0
+        with path.open("a") as file:
+            file.write(line(7, 500) * 9)
+
+    monkeypatch.setattr(AccessLog, "of", lambda _: log)
+    monkeypatch.setattr(bake.web, "prove", visitors_come)
+    quiet = config(maintenance_dir=str(tmp_path))
+    with pytest.raises(Failure, match="9 of 9 answers were 5xx"):
+        bake.watch(quiet, Health("/", 200, None), lambda: Life(1), 0, started=0, clock=lambda: now[0])
 
 
 @pytest.mark.parametrize("way", ["renamed", "copied and truncated"])

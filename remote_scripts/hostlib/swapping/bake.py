@@ -25,14 +25,20 @@ FEWEST, TIMES, MARGIN = 3, 2.0, 0.01
 
 
 def watch(
-    config: Config, health: Health, look: Callable[[], Life], seconds: float, *, started: int
+    config: Config,
+    health: Health,
+    look: Callable[[], Life],
+    seconds: float,
+    *,
+    started: int,
+    clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
     """Return what was seen in `seconds`, or raise Failure as soon as it is worse than the time before.
 
     It is worse, too, where it was `started` again more often than so.
     Where nobody tells what visitors are answered, `unknown` says why.
     """
-    began, now = time.monotonic(), time.time()
+    began, now = time.monotonic(), clock()
     try:
         log = AccessLog.of(config)
     except Failure as failure:
@@ -57,7 +63,9 @@ def watch(
                 timeout=barrier.TIMEOUT,
             )
             if log:
-                more = log.after(since)
+                # Where the clock was set back since, so are the times in the log.
+                jumped = clock() - now - (time.monotonic() - began)
+                more = log.after(since + min(0.0, jumped))
                 after = Answers(after.total + more.total, after.bad + more.bad)
                 visitors = of_visitors(after, ours, began, time.monotonic())
                 if worse(visitors, before):
