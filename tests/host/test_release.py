@@ -172,6 +172,14 @@ class TestOnlyWhatChangedTravels:
         for number in (1, 2, 3):
             assert (host.root / f"releases/r2/d{number}/file").read_bytes() == TREE[f"d{number}/file"]
 
+    def test_a_file_whose_mode_a_hand_has_changed_is_no_link_of_the_next_release(self, host: WebHost) -> None:
+        stage(host, "r1", TREE)
+        (host.root / "releases/r1/d5/file").chmod(0o600)
+        ran = stage(host, "r2", TREE)
+        assert (ran.json["linked"], ran.json["copied"]) == (19, 1)
+        there = host.root / "releases/r2/d5/file"
+        assert (there.stat().st_mode & 0o777, there.read_bytes()) == (0o644, TREE["d5/file"])
+
     def test_damage_that_no_look_shows_is_found_within_eight_deploys_and_mended_by_the_next(
         self, host: WebHost
     ) -> None:
