@@ -483,8 +483,8 @@ def describe(plan: Plan, expected: str | None = None, about: Sequence[str] = ())
     for target in plan.targets:
         lines.append(f"  host     {target.host} (serves {target.release or 'nothing yet'})")
     lines.append(f"  lock on  {plan.lock_host}")
-    if plan.window:
-        lines.append(f"  expected {expected or 'nobody knows: no window was measured here lately'}")
+    if plan.window and expected:
+        lines.append(f"  expected {expected}")
     lines.append("")
     for number, step in enumerate(plan.steps, 1):
         where = {

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from deploytools.report.reporting import Reporting
     from deploytools.settings import Settings
 
+# How long a window will take, where no past one tells.
+UNMEASURED = "nobody knows: no window was measured here lately"
 _EXCLUDE = "a HOST to leave out; may be given several times"
 _LOCK_WAIT = "how long to wait for another run that is at work, before the plan is made: 90s, 30m"
 _BATCH = "how many hosts at a time, after the first one: a number, or a share like 25%"
@@ -366,5 +368,5 @@ def _described(plan: Plan, expected: Estimate | None, about: Sequence[str], out:
     from deploytools import plan as plans
     from deploytools.report.text import shown, terminal_width, wrapped
 
-    text = shown("\n".join(plans.describe(plan, str(expected) if expected else None, about)))
+    text = shown("\n".join(plans.describe(plan, str(expected or UNMEASURED), about)))
     return "\n".join(wrapped(text.split("\n"), terminal_width(out)))

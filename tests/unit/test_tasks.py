@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def test_a_plan_for_a_machine_has_no_hook_in_it(capsys: pytest.CaptureFixture[st
 
     told = json.loads(capsys.readouterr().out)
     assert (told["plan"]["run_id"], told["plan"]["hooks"], told["about"]) == ("run-1", None, ["from main"])
+
+
+def test_what_no_past_window_tells_is_said_before_a_window_and_never_of_one_that_is_over() -> None:
+    plan = plans.downtime_plan(BASE, settings())
+
+    assert "  expected nobody knows: " in deploy._described(plan, None, (), io.StringIO())
+    assert "expected" not in "\n".join(plans.describe(plan))
 
 
 class TestGoingOnWithARun:
