@@ -138,9 +138,10 @@ def do(  # noqa: PLR0911, PLR0912 - one case per step is the table itself
             check = program(settings, "migrate", "check", "--release", _release(plan), "--expect", expect)
             return [Command(check, timeout=120)]
         case "same-database":
-            current = progress.value("check-migrations", plan.lock_host).get("current", ())
-            same_as = f"--same-as={','.join(current)}"
-            check = program(settings, "migrate", "check", "--release", _release(plan), same_as)
+            looked = progress.value("check-migrations", plan.lock_host)
+            same_as = f"--same-as={','.join(looked.get('current', ()))}"
+            which = _options(database=looked.get("database"))
+            check = program(settings, "migrate", "check", "--release", _release(plan), same_as, *which)
             return [Command(check, timeout=120)]
         case "arm":
             return [Command(_migrate("arm", plan, progress, settings), timeout=RUNNER)]

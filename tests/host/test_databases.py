@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from tests.support.django_project import DjangoProject
 from tests.support.webhost import Ran, WebHost, wait_until  # isort: split
 
 from hostlib.locking import held
-from hostlib.migrating.adapter_engines import milliseconds, take
+from hostlib.migrating.adapter_engines import identity, milliseconds, take
 
 TOLD = "create table told as select current_setting('application_name') as name,"
 TOLD += (
@@ -110,6 +112,24 @@ class TestPostgresql:
     ) -> None:
         assert run(host, sql(host, adapter, on_postgresql, TOLD)).code == 0
         assert on_postgresql.query("select * from told") == [("deploytools-run1", "1s", "1s")]
+
+    @ADAPTERS
+    def test_another_database_at_the_same_revision_is_told_apart(
+        self, host: WebHost, on_postgresql: Database, adapter: str
+    ) -> None:
+        sql(host, adapter, on_postgresql, "select 1")
+        ((known,),) = on_postgresql.query(
+            "select system_identifier || '.' || oid from pg_control_system(), pg_database"
+            " where datname = current_database()"
+        )
+        same = ("migrate", "check", "--release=r1", "--same-as=")
+
+        assert check(host).json["database"] == known
+        assert host.run(*same, f"--database={known}").json["same"] is True
+        ran = host.run(*same, f"--database={known}0")
+
+        assert (ran.code, ran.error["state"]) == (3, "nothing was changed")
+        assert "another database than the migration host, though at the same revision" in ran.error["what"]
 
     def test_they_are_even_where_the_connection_was_made_with_others(
         self, host: WebHost, on_postgresql: Database
@@ -446,3 +466,32 @@ def test_a_session_that_does_not_take_the_settings_begins_nothing(
 )
 def test_durations_are_read_as_postgresql_does(written: str, meant: float) -> None:
     assert milliseconds(written) == meant
+
+
+def test_a_database_in_a_file_is_known_by_its_file_where_no_other_host_has_that() -> None:
+    def known(path: str) -> str | None:
+        connection = sqlite3.connect(path)
+        try:
+            return identity("sqlite", lambda query: connection.execute(query).fetchall())
+        finally:
+            connection.close()
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        one, other = f"{directory}/one", f"{directory}/other"
+        for path in (one, other):
+            connection = sqlite3.connect(path)
+            connection.execute("create table t (n int)")
+            connection.close()
+        os.symlink(one, f"{directory}/link")
+        assert known(one) == known(f"{directory}/link") is not None
+        assert known(other) not in (None, known(one))
+    assert known(":memory:") is None
+
+
+def test_what_cannot_tell_is_not_taken_for_another_database() -> None:
+    def fails(query: str) -> Any:
+        raise psycopg.errors.InsufficientPrivilege(query)
+
+    assert identity("postgresql", fails) is None
+    assert identity("postgresql", lambda query: [(None,)]) is None
+    assert identity("mariadb", fails) is None

@@ -270,11 +270,11 @@ def test_on_a_host_that_served_nothing_a_swap_is_undone_by_serving_nothing_again
 
 
 def test_the_revision_is_verified_on_every_host_that_can_tell_it() -> None:
-    checked = Mark(State.OK, {"current": ["0001"], "target": ["0002"]})
+    checked = Mark(State.OK, {"current": ["0001"], "target": ["0002"], "database": "db-1"})
     progress = Progress().with_mark("check-migrations", "web1", checked, undo=False)
     (same,) = commands.do(WINDOW, plans.SAME_DATABASE, progress, SETTINGS, "web2")
     assert isinstance(same, Command)
-    assert same.argv[1:] == ("check", "--release", "r2", "--same-as=0001", "--json")
+    assert same.argv[1:] == ("check", "--release", "r2", "--same-as=0001", "--database=db-1", "--json")
 
     def verify(host: str, told: bool | None) -> tuple[str, ...]:
         known = progress.with_mark("same-database", host, Mark(State.OK, {"same": told}), undo=False)

@@ -10,6 +10,7 @@ A query is passed to `ask`, which returns rows. What is told of a session, as JS
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ POLL = 0.1  # seconds
 MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6, "": 1.0}
 # How often the server looks whether its client is still there, so that an orphan doesn't commit.
 CHECK_INTERVAL = 1000  # milliseconds
+# File systems that no other machine has at the same time.
+LOCAL = {"ext2", "ext3", "ext4", "xfs", "f2fs", "overlay", "tmpfs"}
 POSTGRESQL, MYSQL = ("postgresql",), ("mysql", "mariadb")
 
 _UTC = "to_char({} at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
@@ -38,6 +41,7 @@ _POSTGRESQL_SESSIONS = f"""
         and coalesce(a.backend_type, 'client backend') = 'client backend'
     group by 1, 2, 3, 4, 5, 6, 7 order by 1
 """  # noqa: S608 - only our own words are put in
+_MAY_ASK = "select has_function_privilege(to_regprocedure('pg_control_system()'), 'execute')"
 # No percent sign: some drivers take it for a parameter.
 _MYSQL_SESSIONS = """
     select id, user, host, concat(replace(utc_timestamp() - interval time second, ' ', 'T'), 'Z'), command
@@ -125,6 +129,41 @@ def sessions(engine: str, ask: Ask, settings: dict[str, Any]) -> list[Session] |
             for session in found
         ]
     return None
+
+
+def identity(engine: str, ask: Ask) -> str | None:
+    """Which database this is, the same for every host that finds it; None where its engine can't tell.
+
+    To be asked last: where the question fails, a transaction may be of no more use. MariaDB and MySQL aren't
+    asked, as the nodes of a cluster are servers of their own.
+    """
+    try:
+        if engine in POSTGRESQL:
+            ((allowed,),) = ask(_MAY_ASK)
+            if allowed not in (True, "t"):
+                return None
+            ((server,),) = ask("select system_identifier::text from pg_control_system()")
+            ((database,),) = ask("select oid::text from pg_database where datname = current_database()")
+            return f"{server}.{database}"
+        if engine == "sqlite":
+            files = [row[2] for row in ask("pragma database_list") if row[1] == "main"]
+            return _of_file(files[0]) if files and files[0] else None
+    except Exception:  # noqa: BLE001 - each driver has errors of its own
+        return None
+    return None
+
+
+def _of_file(path: str) -> str | None:
+    """A file of this host; None where its file system may be another host's, too."""
+    found = os.stat(path)
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    with open("/proc/self/mountinfo") as mounts, open("/proc/sys/kernel/random/boot_id") as boot:
+        lines = [line.split() for line in mounts]
+        kinds = {words[words.index("-") + 1] for words in lines if words[2] == device}
+        if not kinds or not kinds <= LOCAL:
+            return None
+        # Containers on one machine may share a directory: then they find the same.
+        return f"{boot.read().strip()}.{device}.{found.st_ino}"
 
 
 def milliseconds(duration: str) -> float:

@@ -5,7 +5,8 @@ Release code is never imported here. An adapter is a program of its own, run by 
 line of JSON, and then commands, a word per line; it answers each command with one line of JSON:
 
     check     {"current": [...], "target": [...], "pending": [{"revision", "message", "online", "why"}...],
-               "strangers": [...], "orphans": [...], "transactional": bool, "atomic": bool, "sessions": [...]}
+               "strangers": [...], "orphans": [...], "transactional": bool, "atomic": bool, "sessions": [...],
+               "database": "..."}
     upgrade   {"applied": [...], "transactional": bool}
     rollback  {"applied": [], "transactional": bool}; only `command` has it
 
@@ -15,7 +16,8 @@ connection lost the database may still be at work on what it was sent.
 are such that may be left over from earlier releases; "transactional" says whether a failed migration is
 rolled back whole, and "atomic", which may be left out, whether one that is killed is, too, once its session
 has ended; "sessions" is who else is connected (see adapter_engines), null where the engine or the adapter
-can't tell. "online" is true of a migration that its author has labelled safe to run while the release before
+can't tell; "database" says which one it is, the same on every host, null or left out where nobody can tell.
+"online" is true of a migration that its author has labelled safe to run while the release before
 serves; where it is false, "why" says so. To add an adapter, write such a program and name it in ADAPTERS.
 """
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from adapter_engines import Ask, sessions, take, wait_until_quiet
+from adapter_engines import Ask, identity, sessions, take, wait_until_quiet
 from adapter_process import Adapter, Answer, labelled, serve, settings, use_the_applications_modules
 
 # What a migration has in its text that commits by itself, such as autocommit_block().
@@ -34,6 +34,7 @@ def check(answer: Answer) -> None:
     pending: dict[str, Answer] = {}
     current: set[str] = set()
     strangers: set[str] = set()
+    databases: list[str | None] = []
 
     def look(found: tuple[str, ...], context: Any) -> list[Any]:
         _note(answer, context)
@@ -47,6 +48,7 @@ def check(answer: Answer) -> None:
             pending.update((step.revision.revision, _describe(step.revision)) for step in steps)
             modules = (step.revision.module.__file__ for step in steps)
             answer["atomic"] = answer.get("atomic", True) and _is_atomic(context, modules)
+        databases.append(identity(*_asked(context)) if context.connection else None)
         return []
 
     _run(script, look, answer, dont_mutate=True)
@@ -55,6 +57,7 @@ def check(answer: Answer) -> None:
         target=sorted(script.get_heads()),
         pending=list(pending.values()),
         strangers=sorted(strangers),
+        database=" ".join(name for name in databases if name) if all(databases) else None,
     )
 
 

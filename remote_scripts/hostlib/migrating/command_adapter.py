@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapter_engines import POSTGRESQL, sessions, wait_until_quiet
+from adapter_engines import POSTGRESQL, identity, sessions, wait_until_quiet
 from adapter_process import Adapter, Answer, labelled, serve, settings
 
 LISTED = re.compile(r"\[([ xX])\]\s+(\S.*?)\s*")
@@ -54,6 +54,7 @@ def check(answer: Answer) -> None:
         strangers=found.strangers,
         transactional=_transactional(),
         sessions=sessions("postgresql", _ask, settings()) if _can_ask() else None,
+        database=identity("postgresql", _ask) if _can_ask() else None,
     )
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from adapter_engines import sessions, take, wait_until_quiet
+from adapter_engines import identity, sessions, take, wait_until_quiet
 from adapter_process import Adapter, Answer, labelled, serve, settings, use_the_applications_modules
 
 Key = tuple[str, str]  # app, migration
@@ -45,6 +45,7 @@ def check(answer: Answer) -> None:
         # Of apps that the release doesn't have. Those that it has no more leave their rows behind.
         orphans=_names(key for key in strangers if key[0] not in loader.migrated_apps),
         sessions=sessions(_engine(), _ask, settings()),
+        database=identity(_engine(), _ask),
     )
 
 

@@ -31,6 +31,7 @@ class Check:
         sessions: who else is connected to the database, see adapter_engines; None if that can't be told.
         unsettled: the run whose migration has left nobody knows what, see migration_following; None
             where there is none, or nobody has looked.
+        database: which database it is, the same on every host; None where that can't be told.
     """
 
     state: str
@@ -42,6 +43,7 @@ class Check:
     message: str = ""
     sessions: tuple[dict[str, Any], ...] | None = None
     unsettled: dict[str, Any] | None = None
+    database: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,6 +100,7 @@ def understood(config: Config, release: str, answer: dict[str, Any]) -> Check:
         transactional=answer["transactional"],
         atomic=answer.get("atomic") is True,
         sessions=None if answer.get("sessions") is None else tuple(answer["sessions"]),
+        database=answer.get("database"),
     )
     later = _of_later_releases(config, release, answer.get("orphans", ()))
     if answer["strangers"] or later:
