@@ -551,3 +551,11 @@ def test_it_is_told(
     assert what in told.value.what
     assert told.value.exit_code == code
     assert step in told.value.next
+
+
+def test_how_an_application_ended_behind_the_web_server_is_waited_for_until_its_manager_knows() -> None:
+    lives = iter([generations.Life(7), generations.Life(None), generations.Life(None, ended="it ended")])
+    healthy = barrier.judge(manifest.Health("/", 200, None), lambda: next(lives))
+    assert not healthy(web.Answer(500, {}, b"", None))
+    with pytest.raises(Failure, match="behind the web server it ended"):
+        healthy(web.Answer(500, {}, b"", None))

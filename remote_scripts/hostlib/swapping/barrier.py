@@ -73,6 +73,8 @@ def judge(
         if good and started is None:
             return True
         life = look()
+        if life.pid is None and life.ended is None:
+            return False  # it ends at this moment, and its manager doesn't know yet how
         if life.pid is None or life.restarts > restarts:
             raise Failure(f"behind the web server {life.ended}")
         if good:
