@@ -412,10 +412,11 @@ class Host:
 
 def wait_until(condition: Callable[[], object], what: Callable[[], str], seconds: float = 60) -> None:
     """Poll until `condition()` is true; AssertionError with `what()` after so many seconds."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.01
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what()}"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.06)  # a look may be a process of its own
 
 
 def _or_nothing(number: int | None) -> str:

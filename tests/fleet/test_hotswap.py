@@ -37,7 +37,7 @@ def hosts(fleet: Fleet) -> list[SwapHost]:
 def visited(hosts: list[SwapHost]) -> Iterator[list[Visitors]]:
     """Visitors on every host; nobody may have lost anything at the end."""
     with ExitStack() as stack:
-        yield (visitors := [stack.enter_context(host.visitors()) for host in hosts])
+        yield (visitors := [stack.enter_context(host.visitors(3, interval=0.04)) for host in hosts])
     assert [each.lost for each in visitors] == [[]] * len(hosts)
 
 

@@ -95,7 +95,7 @@ def visited(*hosts: Host) -> Iterator[None]:
 
     with ExitStack() as stack:
         crowd = [
-            stack.enter_context(Clients((host.address, 80), asks, count=2, interval=0.02)) for host in hosts
+            stack.enter_context(Clients((host.address, 80), asks, count=2, interval=0.05)) for host in hosts
         ]
         yield
     assert [each.details for each in crowd] == [[]] * len(hosts)
