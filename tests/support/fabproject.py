@@ -94,7 +94,9 @@ class Project:
             directory.mkdir(exist_ok=True)
         environ = {"HOME": str(home), "PATH": os.environ["PATH"]}
         environ |= {**prepared.of_python(os.environ), **variables}
-        return prepared.fab(*arguments, cwd=self.directory / below, env=environ)
+        return prepared.run(
+            [prepared.FAB, *arguments], stdin=subprocess.DEVNULL, cwd=self.directory / below, env=environ
+        )
 
     def printed(self, *arguments: str, **options: Any) -> list[dict[str, Any]]:
         """What the tasks of a successful `fab` print."""

@@ -1,12 +1,13 @@
-"""`fab` as a process of its own that begins with its modules loaded.
+"""`fab` and the host programs as processes of their own that begin with their modules loaded.
 
-Loading them is most of what a short `fab` costs. So one interpreter for each process of the suite loads
-them once, and is forked for every `fab` of a test, which is then what it would have been: own process id, own
-session where asked for, its environment, directory, standard files and exit status. Run as a script, this
-file is that interpreter.
+To start Python and to load what a short program needs is most of what the program costs, and the tests run
+thousands. So for each process of the suite there is one interpreter for `fab`, which has all of ours loaded,
+and one for host programs, which has of the standard library what they need. They are forked for every program
+that a test runs, which is then what it would have been: own process id, own session where asked for, its
+environment, directory, standard files and exit status. Run as a script, this file is such an interpreter.
 
     process = Popen([FAB, "status"], cwd=..., env=..., stdout=subprocess.PIPE, text=True)
-    done = fab("status", cwd=..., env=...)
+    done = run([tools / "status", "--json"], env=...)
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import io
 import json
 import os
 import pkgutil
+import re
 import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,21 @@ FAB = Path(sys.executable).with_name("fab")
 # What Python itself reads as it starts: where that differs, the interpreter has to be started for it.
 OF_PYTHON = ("PYTHON", "LANG", "LC_")
 AT_FIRST = dict(os.environ)  # of the suite; a test may change its own
+REMOTE_SCRIPTS = Path(__file__).resolve().parents[2] / "remote_scripts"
+HOST_PYTHON = ("/usr/bin/python3", "-EsS")  # the first line of every host program
+# What else a process may be started with, and what it is where nobody asked for it.
+UNASKED: dict[str, Any] = {
+    "preexec_fn": None,
+    "uid": None,
+    "gid": None,
+    "gids": None,
+    "umask": -1,
+    "pass_fds": (),
+}
 
 
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
-    """subprocess.Popen, where a `fab` is forked; one that a fork can't do right is started as ever."""
+    """subprocess.Popen, where programs of ours are forked; what a fork can't do right is started as ever."""
 
     _told: socket.socket | None = None
 
@@ -44,7 +57,8 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         start = super()._execute_child  # type: ignore[misc]
         asked = inspect.signature(start).bind(*given, **named).arguments
         environ = dict(os.environ if asked["env"] is None else asked["env"])
-        if Path(asked["args"][0]) != FAB or of_python(environ) != of_python(AT_FIRST):
+        python = _python_of(str(asked["args"][0]), environ)
+        if python is None or any(asked.get(name, none) != none for name, none in UNASKED.items()):
             start(*given, **named)
             return
         request = {
@@ -52,13 +66,16 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
             "environ": environ,
             "directory": os.path.abspath(asked["cwd"] or "."),
             "session": asked["start_new_session"],
+            "umask": _umask(),
         }
         standard = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         standard = [own if file == -1 else file for own, file in enumerate(standard)]
         self._told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             socket.send_fds(
-                _interpreter(os.getpid()), [json.dumps(request).encode()], [theirs.fileno(), *standard]
+                _interpreter(os.getpid(), python),
+                [json.dumps(request).encode()],
+                [theirs.fileno(), *standard],
             )
         self.pid = int(self._told.recv(100))
         self._child_created = True
@@ -90,29 +107,56 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         return self.pid, status
 
 
-def fab(*arguments: str, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `fab ARGUMENTS` to its end, with nothing to read."""
-    files = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with Popen([FAB, *arguments], cwd=cwd, env=env, text=True, **files) as process:
+def run(argv: Sequence[str | Path], *, timeout: float = 60, **named: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end: subprocess.run(capture_output=True, text=True, check=False)."""
+    given = named.pop("input", None)
+    files = {"stdin": subprocess.PIPE if given is not None else None}
+    files |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Popen(list(map(str, argv)), text=True, **{**files, **named}) as process:
         try:
-            out, err = process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
+            out, err = process.communicate(given, timeout=timeout)
+        except BaseException:
             process.kill()
             raise
-    return subprocess.CompletedProcess([FAB, *arguments], process.returncode, out, err)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def of_python(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that Python reads as it starts."""
     return {name: value for name, value in environ.items() if name.startswith(OF_PYTHON)}
 
 
+def _umask() -> int:
+    """Of this process; it can be asked for without setting another one for a moment."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.partition("\nUmask:")[2].split()[0], 8)
+
+
+def _python_of(program: str, environ: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The interpreter that is forked for a program; None where it has to be started for it."""
+    if Path(program) == FAB:
+        return (sys.executable,) if of_python(environ) == of_python(AT_FIRST) else None
+    try:
+        with open(program, "rb") as file:
+            first_line = file.readline(100)
+    except OSError:
+        return None
+    if first_line != f"#!{' '.join(HOST_PYTHON)}\n".encode() or not os.access(program, os.X_OK):
+        return None
+    # With -E it reads no variable of its own.
+    language = [
+        {k: v for k, v in each.items() if k.startswith(OF_PYTHON[1:])} for each in (environ, AT_FIRST)
+    ]
+    return HOST_PYTHON if language[0] == language[1] else None
+
+
 @functools.cache
-def _interpreter(_: int) -> socket.socket:
+def _interpreter(_: int, python: tuple[str, ...]) -> socket.socket:
     """Start it; it ends when this process does, which closes its end of the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
+            [*python, __file__, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=AT_FIRST,
@@ -125,7 +169,14 @@ def _interpreter(_: int) -> socket.socket:
 
 
 def _load() -> None:
-    """All that any `fab` loads, now or later."""
+    """All that any `fab` loads, now or later; or what a host program loads of the standard library."""
+    if sys.flags.no_site:
+        for program in (path for path in REMOTE_SCRIPTS.rglob("*") if path.is_file()):
+            text = program.read_text(errors="replace")
+            for name in re.findall(r"^(?:from|import) ([a-z_.]+)", text, re.MULTILINE):
+                if name.partition(".")[0] in sys.stdlib_module_names - {"__future__"}:
+                    importlib.import_module(name)
+        return
     import deploytools
 
     for module in pkgutil.walk_packages(deploytools.__path__, "deploytools."):
@@ -168,12 +219,13 @@ def _become(request: dict[str, Any], standard: tuple[int, ...]) -> None:
         os.dup2(file, number)
         os.close(file)
     sys.stdin, sys.stdout, sys.stderr = map(_renewed, (sys.stdin, sys.stdout, sys.stderr), ("rb", "wb", "wb"))
+    os.umask(request["umask"])
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environ"])
     time.tzset()
     sys.argv = request["arguments"]
-    sys.path[0] = str(FAB.parent)
+    sys.path[0] = os.path.dirname(os.path.realpath(sys.argv[0]))
 
 
 def _renewed(stream: Any, mode: str) -> io.TextIOWrapper:
@@ -196,4 +248,4 @@ if __name__ == "__main__":
     _load()
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_path(str(FAB), run_name="__main__")
+    runpy.run_path(sys.argv[0], run_name="__main__")

@@ -29,6 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.support import prepared
 from tests.support.ports import free_port
 
 REMOTE_SCRIPTS = Path(__file__).resolve().parents[2] / "remote_scripts"
@@ -284,13 +285,10 @@ class WebHost:
         A name is looked up in the tools directory.
         """
         argv = [*under, str(self.tools / program), *arguments, *(["--json"] if as_json else [])]
-        done = subprocess.run(
+        done = prepared.run(
             argv,
             input=stdin,
-            capture_output=True,
-            text=True,
             timeout=timeout,
-            check=False,
             env={**os.environ, **env},
             user=as_user,
             extra_groups=None if as_user is None else [],
@@ -303,7 +301,7 @@ class WebHost:
     def start(self, program: str | Path, *arguments: str, as_json: bool = True) -> subprocess.Popen[str]:
         """Start a host program; the caller waits for it (communicate) or ends it."""
         argv = [str(self.tools / program), *arguments, *(["--json"] if as_json else [])]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return prepared.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def request(
         self,

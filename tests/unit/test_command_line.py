@@ -28,7 +28,7 @@ def project(tmp_path: Path) -> Path:
 def typed(project: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "HOME": str(project / "home")}
     if command[0] == FAB:
-        return prepared.fab(*map(str, command[1:]), cwd=project, env=environ)
+        return prepared.run(command, cwd=project, env=environ)
     return subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
 
 
