@@ -15,6 +15,7 @@ under its name, with or without .sql. "vetoes" is what squawk had against each s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -22,13 +23,14 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapter_engines import POSTGRESQL, identity, sessions, wait_until_quiet
+from adapter_engines import POSTGRESQL, Ask, identity, sessions, wait_until_quiet
 from adapter_process import Adapter, Answer, labelled, serve, settings
 
+END = "\x1e"  # what psql is told to say behind the rows of an answer
 LISTED = re.compile(r"\[([ xX])\]\s+(\S.*?)\s*")
 # As deploytools.squawk has it.
 LABEL = re.compile(r"^--[ \t]*online-safe\b", re.MULTILINE)
@@ -53,9 +55,13 @@ def check(answer: Answer) -> None:
         pending=found.pending,
         strangers=found.strangers,
         transactional=_transactional(),
-        sessions=sessions("postgresql", _ask, settings()) if _can_ask() else None,
-        database=identity("postgresql", _ask) if _can_ask() else None,
+        sessions=None,
+        database=None,
     )
+    if _can_ask():
+        with _client() as ask:
+            answer["sessions"] = sessions("postgresql", ask, settings())
+            answer["database"] = identity("postgresql", ask)
 
 
 def upgrade(answer: Answer) -> None:
@@ -65,8 +71,7 @@ def upgrade(answer: Answer) -> None:
     if not before.pending:
         answer["applied"] = []
         return
-    if _can_ask():
-        wait_until_quiet("postgresql", _ask, settings())
+    _wait_until_quiet()
     _change("apply", answer)
     answer["applied"] = _applied(before, _look())
 
@@ -75,8 +80,7 @@ def rollback(answer: Answer) -> None:
     """Take back one migration after the other."""
     answer["transactional"] = _transactional()
     wanted, now = sorted(settings()["back_to"]), _look()
-    if _can_ask():
-        wait_until_quiet("postgresql", _ask, settings())
+    _wait_until_quiet()
     while sorted(now.current) != wanted:
         before = now.current
         _change("rollback", answer)
@@ -95,6 +99,12 @@ def _change(name: str, answer: Answer) -> None:
         # Killed, it may have left the server at work.
         answer["connection_lost"] = ran.returncode < 0
         raise RuntimeError(f"`{name}` ended with {_ending(ran.returncode)}")
+
+
+def _wait_until_quiet() -> None:
+    if _can_ask():
+        with _client() as ask:
+            wait_until_quiet("postgresql", ask, settings())
 
 
 def _applied(before: Found, after: Found) -> list[str]:
@@ -118,7 +128,9 @@ def _look() -> Found:
         return Found(
             current, (), ({**something, "online": False, "why": "`pending` doesn't tell what it is"},)
         )
-    raise RuntimeError(f"`pending` ended with {_ending(ran.returncode)}: {_last_line(ran)}")
+    raise RuntimeError(
+        f"`pending` ended with {_ending(ran.returncode)}: {_last_line(ran.stdout + ran.stderr)}"
+    )
 
 
 def _listed(output: str, revisions: Sequence[str] | None) -> Found:
@@ -190,13 +202,33 @@ def _address() -> dict[str, str]:
     return {name: urllib.parse.unquote(value) for name, value in found.items() if value}
 
 
-def _ask(query: str) -> list[list[str]]:
-    argv = ("psql", "-XAtq", "-F", "\x1f", "-v", "ON_ERROR_STOP=1", "-c", query)
+@contextlib.contextmanager
+def _client() -> Iterator[Ask]:
+    """What asks the database, by one psql for all that is asked in the block; its rows are of strings."""
+    argv = ("psql", "-XAtq", "-F", "\x1f", "-v", "ON_ERROR_STOP=1")
     env = {**os.environ, **_address(), "PGAPPNAME": "deploytools-check"}
-    ran = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=False)
-    if ran.returncode != 0:
-        raise RuntimeError(f"psql ended with {_ending(ran.returncode)}: {_last_line(ran)}")
-    return [line.split("\x1f") for line in ran.stdout.splitlines()]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) as psql:
+        to, come, said = psql.stdin, psql.stdout, psql.stderr
+        assert to is not None
+        assert come is not None
+        assert said is not None
+
+        def ask(query: str) -> list[list[str]]:
+            rows = []
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and says why
+                to.write(f"{query};\n\\echo {END}\n")
+                to.flush()
+            for line in come:
+                if line.rstrip("\n") == END:
+                    return rows
+                rows.append(line.rstrip("\n").split("\x1f"))
+            with contextlib.suppress(BrokenPipeError):
+                to.close()
+            why = said.read()
+            raise RuntimeError(f"psql ended with {_ending(psql.wait())}: {_last_line(why)}")
+
+        yield ask
 
 
 def _transactional() -> bool:
@@ -210,7 +242,9 @@ def _lines(name: str) -> list[str]:
 def _output(name: str) -> str:
     ran = _run(name, _argv(name))
     if ran.returncode != 0:
-        raise RuntimeError(f"`{name}` ended with {_ending(ran.returncode)}: {_last_line(ran)}")
+        raise RuntimeError(
+            f"`{name}` ended with {_ending(ran.returncode)}: {_last_line(ran.stdout + ran.stderr)}"
+        )
     return ran.stdout
 
 
@@ -229,9 +263,8 @@ def _ending(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _last_line(ran: subprocess.CompletedProcess[str]) -> str:
-    said = (ran.stdout + ran.stderr).strip()
-    return said.rsplit("\n", 1)[-1] or "it printed nothing"
+def _last_line(said: str) -> str:
+    return said.strip().rsplit("\n", 1)[-1] or "it printed nothing"
 
 
 if __name__ == "__main__":
