@@ -105,7 +105,7 @@ def test_the_plan_says_what_is_shipped(place: Path, tmp_path: Path) -> None:
     with exported(of(place), "v1", NOW) as export:
         assert export.lines == [
             f"source   v1 of {place}: {git(place, 'rev-parse', 'v1')[:8]} by Ann <ann@example.com>,"
-            f" {git(place, 'log', '-1', '--format=%cI')}"
+            f" {git(place, 'log', '-1', '--format=%ci')}"
         ]
     with exported(of(tmp_path / "plain"), None, NOW) as export:
         assert "as it is on this computer, not from git" in export.lines[0]

@@ -15,7 +15,7 @@ from deploytools import operation
 from deploytools import plan as plans
 from deploytools.report.plain import PlainReporter
 from deploytools.report.reporting import Reporting
-from tests.support.fabproject import FAB
+from tests.support.prepared import FAB
 from tests.support.values import BASE, settings
 
 FABFILE = """
